@@ -1,0 +1,99 @@
+"""Random numbers that depend on what they are for, never on what was drawn before.
+
+Training noise belongs to a global batch: it comes from a generator seeded with (seed, stream name, iteration), and each
+rank keeps its rows, so that the number of processes does not change a single number. Layers that draw noise of their
+own (instance noise, noise inputs, dropout-like layers) ask :func:`current_noise` for the stream they run under.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that is a function of all parts and of their order."""
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+class NoiseStream:
+    """Draws for one named purpose in one iteration, for the rows of a global batch that belong to one rank.
+
+    Every draw is made for the whole global batch and cut to rows ``rank, rank + world_size, ...``. Shapes are local:
+    ``shape[batch_dim]`` is the number of rows of this rank.
+
+    Args:
+        seed: what the generator starts from, see :func:`derive_seed`.
+        device: where the numbers are made and stay.
+        dtype: floating type of the results.
+        rank: this process.
+        world_size: number of processes that share the global batch.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.rank = rank
+        self.world_size = world_size
+
+    def normal(self, *shape: int, batch_dim: int = 0) -> Tensor:
+        """Standard normal numbers of the given local shape."""
+        full = torch.randn(
+            self._global(shape, batch_dim), generator=self.generator, device=self.device, dtype=self.dtype
+        )
+        return self._rows(full, batch_dim)
+
+    def uniform(self, *shape: int, batch_dim: int = 0) -> Tensor:
+        """Numbers in [0, 1) of the given local shape."""
+        full = torch.rand(
+            self._global(shape, batch_dim), generator=self.generator, device=self.device, dtype=self.dtype
+        )
+        return self._rows(full, batch_dim)
+
+    def integers(self, high: int, *shape: int, batch_dim: int = 0) -> Tensor:
+        """Int64 numbers in [0, high) of the given local shape."""
+        size = self._global(shape, batch_dim)
+        return self._rows(torch.randint(high, size, generator=self.generator, device=self.device), batch_dim)
+
+    def _global(self, shape: Sequence[int], batch_dim: int) -> list[int]:
+        size = list(shape)
+        size[batch_dim] *= self.world_size
+        return size
+
+    def _rows(self, full: Tensor, batch_dim: int) -> Tensor:
+        if self.world_size == 1:
+            return full
+        rows = torch.arange(self.rank, full.shape[batch_dim], self.world_size, device=full.device)
+        return full.index_select(batch_dim, rows)
+
+
+_CURRENT: ContextVar[NoiseStream | None] = ContextVar("vidgen_noise_stream", default=None)
+
+
+@contextmanager
+def noise_from(stream: NoiseStream) -> Iterator[NoiseStream]:
+    """Let the layers inside the block draw their noise from ``stream``."""
+    token = _CURRENT.set(stream)
+    try:
+        yield stream
+    finally:
+        _CURRENT.reset(token)
+
+
+def current_noise() -> NoiseStream | None:
+    """The stream that layers should draw from, or None outside :func:`noise_from` (then torch's global generator)."""
+    return _CURRENT.get()
