@@ -1,0 +1,68 @@
+"""Agreements and sums between the processes of a run; all of them are the identity on one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_CONTROL: dict[int, dist.ProcessGroup] = {}
+
+
+def world() -> tuple[int, int]:
+    """Rank of this process and number of processes; (0, 1) without torch.distributed."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _SumOverRanks.apply(gradient)
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum a tensor of equal shape over all ranks; differentiable to any order, its backward is the same sum."""
+    return _SumOverRanks.apply(x) if world()[1] > 1 else x
+
+
+def control_group() -> dist.ProcessGroup | None:
+    """A gloo group over all ranks for host tensors, so that agreeing on something never waits for the device.
+
+    None, the default group, where that is gloo already.
+    """
+    if dist.get_backend() == "gloo":
+        return None
+    key = id(dist.group.WORLD)
+    if key not in _CONTROL:
+        _CONTROL.clear()
+        _CONTROL[key] = dist.new_group(backend="gloo")
+    return _CONTROL[key]
+
+
+def largest(value: int) -> int:
+    """The largest of every rank's integer, on every rank."""
+    if world()[1] == 1:
+        return value
+    shared = torch.tensor([value], dtype=torch.int64)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=control_group())
+    return int(shared.item())
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The plain Python values of all ranks, in rank order, on every rank."""
+    world_size = world()[1]
+    if world_size == 1:
+        return [value]
+    values: list[Any] = [None] * world_size
+    dist.all_gather_object(values, value, group=control_group())
+    return values

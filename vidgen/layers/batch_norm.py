@@ -1,0 +1,68 @@
+"""Batch normalisation whose statistics are those of the global batch.
+
+Lightning's ``sync_batchnorm`` refuses CPU and gloo, and torch's ``SyncBatchNorm`` has no double backward. These layers
+are torch's own batch norm on one process; on several, training statistics come from sums that are reduced over all
+ranks by an operation whose backward is the same reduction, so that any order of derivative works on any backend.
+State-dict keys are those of ``torch.nn.BatchNorm*d``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidgen.distributed import sum_over_ranks, world
+
+
+class _GlobalStatistics:
+    """Mixin: normalise with statistics over all ranks while training."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if world()[1] == 1 or not (self.training or self.running_mean is None):
+            return super().forward(x)  # type: ignore[misc]
+        self._check_input_dim(x)
+        return self._normalise(x)
+
+    def _normalise(self: Any, x: Tensor) -> Tensor:
+        dims = [d for d in range(x.dim()) if d != 1]
+        wide = x if x.dtype.itemsize >= 4 else x.float()
+        local = torch.cat([wide.sum(dims), wide.new_tensor([x.numel() / x.shape[1]])])
+        total = sum_over_ranks(local)
+        count = total[-1].detach()
+        mean = total[:-1] / count
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        centred = wide - mean.view(shape)
+        variance = sum_over_ranks(centred.square().sum(dims)) / count
+        if self.track_running_stats:
+            self._track(mean.detach(), variance.detach(), count)
+        scale = torch.rsqrt(variance + self.eps)
+        if self.affine:
+            scale = scale * self.weight
+        result = centred * scale.view(shape)
+        if self.affine:
+            result = result + self.bias.view(shape)
+        return result.to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self: Any, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+
+
+class BatchNorm1d(_GlobalStatistics, nn.BatchNorm1d):
+    """``torch.nn.BatchNorm1d`` with statistics of the global batch."""
+
+
+class BatchNorm2d(_GlobalStatistics, nn.BatchNorm2d):
+    """``torch.nn.BatchNorm2d`` with statistics of the global batch."""
+
+
+class BatchNorm3d(_GlobalStatistics, nn.BatchNorm3d):
+    """``torch.nn.BatchNorm3d`` with statistics of the global batch."""

@@ -1,0 +1,331 @@
+"""The contract of a video model, and alternating optimisation written once.
+
+``VideoModel`` is what data, sampling, metrics and the command line know of a model. ``AdversarialModel`` adds the one
+primitive that every adversarial paper composes its schedule from: :meth:`AdversarialModel.update`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from vidgen.data.spec import DataSpec
+from vidgen.distributed import world
+from vidgen.errors import UserError
+from vidgen.seeding import NoiseStream, derive_seed, noise_from
+from vidgen.training.gradients import average_gradients, clip_gradients, gradient_norm
+from vidgen.training.meters import FiniteWatch, MeanMeter
+
+Batch = dict[str, Any]
+LossTerms = dict[str, Tensor]
+LossFunction = Callable[[list[Batch]], LossTerms]
+
+
+class VideoModel(pl.LightningModule):
+    """A model that makes videos.
+
+    A subclass states its paper in class attributes, takes plain typed constructor arguments (they are captured in
+    :attr:`init_args` and written to the checkpoint), and implements training and :meth:`sample`.
+    """
+
+    title: ClassVar[str] = ""
+    """Name of the method, as in the paper's title."""
+    paper: ClassVar[str] = ""
+    """Citation with arXiv id."""
+    original: ClassVar[str] = ""
+    """Repository of the official code and its licence."""
+    stages: ClassVar[tuple[str, ...]] = ()
+    """Stages trained one after the other, where a paper has several."""
+    ema_modules: ClassVar[tuple[str, ...]] = ()
+    """Names of the submodules that an exponential moving average covers."""
+
+    init_args: dict[str, Any]
+    seed: int = 0
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> VideoModel:
+        model = super().__new__(cls)
+        try:
+            bound = inspect.signature(cls.__init__).bind(model, *args, **kwargs)
+        except TypeError:  # deepcopy and pickle create without arguments; __init__ reports a wrong call itself
+            return model
+        bound.apply_defaults()
+        model.__dict__["init_args"] = {name: value for name, value in list(bound.arguments.items())[1:]}
+        return model
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meter = MeanMeter()
+        self.finite_watch = FiniteWatch()
+        self.log_every = 50
+
+    @property
+    def task(self) -> str:
+        """What the model does as configured: ``unconditional``, ``class_conditional``, ``prediction``, …"""
+        raise NotImplementedError(f"{type(self).__name__} does not say its task")
+
+    @property
+    def train_keys(self) -> tuple[str, ...]:
+        """Batch keys that training reads."""
+        return ("video",)
+
+    @property
+    def sample_keys(self) -> tuple[str, ...]:
+        """Batch keys that :meth:`sample` reads; empty when it needs no batch."""
+        return ()
+
+    @property
+    def parameters_without_gradient(self) -> Mapping[str, str]:
+        """Parameter name pattern -> why one full schedule gives it no gradient."""
+        return {}
+
+    def check_data(self, spec: DataSpec) -> None:
+        """Check that the data can serve the model as configured.
+
+        Raises:
+            UserError: it cannot; the message names the config key.
+        """
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The trained networks by name."""
+        return {name: child for name, child in self.named_children() if any(True for _ in child.parameters())}
+
+    def sample(self, num_videos: int, *, num_frames: int | None = None, seed: int = 0, first: int = 0) -> Tensor:
+        """Make videos ``first .. first + num_videos - 1`` of the endless sequence that ``seed`` stands for.
+
+        Video n depends on (seed, n) only, so batch size and number of processes do not matter.
+
+        Args:
+            num_videos: how many.
+            num_frames: length in frames; None means the training length.
+            seed: which sequence of videos.
+            first: number of the first one.
+
+        Returns:
+            float32 ``(N, C, T, H, W)`` in ``[-1, 1]``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot sample")
+
+    def prepare_sampling(self) -> None:
+        """Compute what sampling needs once, after the weights are final (for example standing statistics)."""
+
+    @classmethod
+    def small_variants(cls) -> dict[str, dict[str, Any]]:
+        """Constructor arguments of tiny instances, one for each way the model can be configured."""
+        return {"default": {}}
+
+    def example_batch(self, batch_size: int, seed: int = 0) -> Batch:
+        """A random batch with the keys, shapes and ranges that training reads."""
+        noise = NoiseStream(derive_seed(seed, "example"), self.device)
+        channels, size, frames = (self.init_args[key] for key in ("channels", "resolution", "num_frames"))
+        makers: dict[str, Callable[[], Tensor]] = {
+            "video": lambda: noise.uniform(batch_size, channels, frames, size, size) * 2 - 1,
+            "images": lambda: noise.uniform(batch_size, channels, size, size) * 2 - 1,
+            "label": lambda: noise.integers(int(self.init_args["dim_category"]), batch_size),
+        }
+        return {key: makers[key]() for key in self.train_keys}
+
+    @property
+    def iteration_number(self) -> int:
+        """Iterations completed so far in the run."""
+        return self.trainer.global_step if self._trainer is not None else 0
+
+    def noise(self, stream: str) -> NoiseStream:
+        """Training noise of this iteration for this rank, from its own generator on the model's device.
+
+        Args:
+            stream: what the noise is for; two different names give independent numbers.
+        """
+        rank, world_size = world()
+        seed = derive_seed(self.seed, "noise", stream, self.iteration_number)
+        return NoiseStream(seed, self.device, self.dtype, rank, world_size)
+
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Log a quantity that is not a loss, averaged over the logging window and over ranks.
+
+        Args:
+            name: as it shall stand in the logs, for example ``accuracy/discriminator_real``.
+            value: a scalar on the model's device.
+        """
+        self.meter.add(name, value)
+
+
+class AdversarialModel(VideoModel):
+    """A model trained by several optimisers in turn.
+
+    One iteration is one pass of the paper's schedule of updates. Subclasses give :meth:`build_optimizers` and either
+    ``discriminator_loss`` and ``generator_loss`` (one update of each per iteration) or their own :meth:`iteration`.
+    """
+
+    batches_per_iteration: int = 1
+    """Fresh batches that one iteration consumes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.accumulate_grad_batches = 1
+        self.gradient_clip_val: float | None = None
+        self.gradient_clip_algorithm = "norm"
+        self.update_timer: Callable[[str], Any] | None = None
+        self._micro_batches: list[list[Batch]] = []
+        self._micro_index = 0
+        self._optimizer_names: list[str] = []
+
+    def build_optimizers(self) -> dict[str, Optimizer]:
+        """One optimiser per update name, in the order of the schedule."""
+        raise NotImplementedError(f"{type(self).__name__} builds no optimisers")
+
+    def build_schedules(self, optimizers: Mapping[str, Optimizer]) -> dict[str, LRScheduler]:
+        """Learning-rate schedules by update name; each advances with every step of its optimiser."""
+        return {}
+
+    def discriminator_loss(self, batches: list[Batch]) -> LossTerms:
+        """Terms of the discriminator's loss; real and fake are the model's business."""
+        raise NotImplementedError(f"{type(self).__name__} has no discriminator_loss")
+
+    def generator_loss(self, batches: list[Batch]) -> LossTerms:
+        """Terms of the generator's loss."""
+        raise NotImplementedError(f"{type(self).__name__} has no generator_loss")
+
+    def iteration(self, batches: list[Batch]) -> None:
+        """One pass of the schedule: by default one discriminator update, then one generator update.
+
+        Args:
+            batches: :attr:`batches_per_iteration` batches. With gradient accumulation these are the first
+                micro-batch's; loss functions are called with those of each micro-batch in turn.
+        """
+        self.update("discriminator", self.discriminator_loss)
+        self.update("generator", self.generator_loss)
+
+    def configure_optimizers(self) -> Any:
+        """Hand the optimisers and schedules to Lightning, which saves and restores them."""
+        optimizers = self.build_optimizers()
+        schedules = self.build_schedules(optimizers)
+        self._optimizer_names = list(optimizers)
+        self._schedule_names = list(schedules)
+        return list(optimizers.values()), list(schedules.values())
+
+    def optimizer(self, name: str) -> Optimizer:
+        """The optimiser of one update.
+
+        Raises:
+            KeyError: no update has that name.
+        """
+        if name not in self._optimizer_names:
+            raise KeyError(f"no optimiser named {name!r}; there are {', '.join(self._optimizer_names)}")
+        return self.trainer.strategy.optimizers[self._optimizer_names.index(name)]
+
+    def training_step(self, batches: list[Batch], batch_idx: int) -> None:
+        """Run one iteration; Lightning counts it as one step."""
+        size = self.batches_per_iteration
+        self._micro_batches = [batches[i : i + size] for i in range(0, len(batches), size)]
+        self._micro_index = 0
+        self.iteration(self._micro_batches[0])
+        self._micro_batches = []
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+
+    def noise(self, stream: str) -> NoiseStream:
+        """As in :class:`VideoModel`; micro-batches of an accumulated update draw independent noise."""
+        return super().noise(f"{stream}#{self._micro_index}" if self._micro_index else stream)
+
+    def update(self, name: str, loss_fn: LossFunction, *, retain_graph: bool = False) -> None:
+        """Make one step of one optimiser.
+
+        Freezes every parameter that the optimiser does not own, runs forward and backward for each micro-batch,
+        averages the gradients over ranks, unscales (AMP), clips, steps, advances the schedule and records each term.
+
+        Args:
+            name: key of :meth:`build_optimizers`; also the noise stream that layers draw from.
+            loss_fn: takes the batches of one micro-batch and returns named loss terms; their sum is minimised.
+            retain_graph: keep the graph for a later update that reuses it.
+        """
+        optimizer = self.optimizer(name)
+        owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        optimizer.zero_grad(set_to_none=True)
+        with self._only_trainable(owned), self._timed(name):
+            for self._micro_index in range(len(self._micro_batches)):
+                self._accumulate(name, loss_fn, owned, retain_graph)
+            self._micro_index = 0
+        with self._timed(f"{name}/optimizer"):
+            self._step(name, optimizer, owned)
+
+    def _accumulate(self, name: str, loss_fn: LossFunction, owned: list[nn.Parameter], retain_graph: bool) -> None:
+        torch.clear_autocast_cache()  # casts cached before another optimiser stepped would be stale
+        with noise_from(self.noise(name)):
+            terms = loss_fn(self._micro_batches[self._micro_index])
+        total = torch.stack([term.float() if term.dtype.itemsize < 4 else term for term in terms.values()]).sum()
+        with torch.autocast(self.device.type, enabled=False):
+            self.manual_backward(total / len(self._micro_batches), retain_graph=retain_graph, inputs=owned)
+        for term, value in {**terms, "": total}.items():
+            key = f"loss/{name}/{term}".rstrip("/")
+            self.meter.add(key, value.detach())
+            self.finite_watch.observe(self.iteration_number + 1, key, value.detach())
+
+    def _step(self, name: str, optimizer: Optimizer, owned: list[nn.Parameter]) -> None:
+        average_gradients(owned)
+        precision = self.trainer.precision_plugin
+        scaler = getattr(precision, "scaler", None)
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        if (self.iteration_number + 1) % self.log_every == 0:
+            self.meter.add(f"grad_norm/{name}", gradient_norm(owned))
+        clip_gradients(owned, self.gradient_clip_val, self.gradient_clip_algorithm)
+        with torch.autocast(self.device.type, enabled=False):
+            if scaler is not None:
+                scaler.step(optimizer)
+                scaler.update()
+            else:
+                optimizer.step()
+        if name in self._schedule_names:
+            schedulers = self.lr_schedulers()
+            schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+            schedulers[self._schedule_names.index(name)].step()  # type: ignore[union-attr, call-arg]
+
+    @contextmanager
+    def _only_trainable(self, owned: list[nn.Parameter]) -> Iterator[None]:
+        mine = {id(parameter) for parameter in owned}
+        frozen = [p for p in self.parameters() if p.requires_grad and id(p) not in mine]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        if self.update_timer is None:
+            yield
+        else:
+            with self.update_timer(name):
+                yield
+
+
+def reason_without_gradient(model: VideoModel, parameter: str) -> str | None:
+    """Why a parameter gets no gradient in one full schedule, or None when it should get one."""
+    for pattern, reason in model.parameters_without_gradient.items():
+        if fnmatch.fnmatchcase(parameter, pattern):
+            return reason
+    return None
+
+
+def check_equal(key: str, configured: object, found: object, what: str) -> None:
+    """Raise when a model argument and the data disagree.
+
+    Raises:
+        UserError: naming the config key, its value and what the data has.
+    """
+    if configured != found:
+        raise UserError(f"model.{key}: is {configured}, but the data has {what} {found}; make them equal")
