@@ -1,0 +1,281 @@
+"""Train what a config describes: one stage after the other, each resumable, each leaving everything in one folder."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from vidgen.checkpoint import describe_model, read_checkpoint
+from vidgen.config import RunConfig, build_data, build_model
+from vidgen.distributed import world
+from vidgen.errors import UserError
+from vidgen.media import write_video
+from vidgen.models.base import AdversarialModel, VideoModel
+from vidgen.training.checkpoints import RunCheckpoints, SafeCheckpointIO, checkpoints_in
+from vidgen.training.curves import draw_curves
+from vidgen.training.ema import ModuleAverage
+from vidgen.training.monitor import IterationProgress, RunMonitor, SampleGrids
+from vidgen.training.random_state import RandomState
+from vidgen.training.strategy import AdversarialDDPStrategy, process_count
+
+_QUIET = (
+    "does not have many workers",
+    "No positive class",
+    "You defined a `validation_step`",
+    "is not logging",
+    "GPU available but not used",
+    "Experiment logs directory",
+    "isinstance\\(treespec, LeafSpec\\)",
+    "MPS available but not used",
+    "Checkpoint directory",
+)
+
+
+@dataclass
+class FitResult:
+    """What a run left behind.
+
+    Attributes:
+        checkpoint: the newest checkpoint.
+        iteration: iterations completed.
+        stopped_by: signal number that ended the run early, or None.
+        artefacts: label -> path of everything worth opening.
+    """
+
+    checkpoint: Path | None
+    iteration: int
+    stopped_by: int | None = None
+    artefacts: dict[str, Path] = field(default_factory=dict)
+
+
+def fit(stages: Sequence[RunConfig], out: Path, resume: str | None = None, init_from: Path | None = None) -> FitResult:
+    """Train the stages of a config in order.
+
+    Args:
+        stages: one entry for a plain config, several for a config with ``stages:``.
+        out: run folder; several stages get a subfolder each.
+        resume: ``"auto"`` continues from the newest checkpoint in ``out`` (finished stages are passed over, nothing
+            there starts afresh), a path continues from that file, None starts afresh.
+        init_from: checkpoint whose weights the first stage starts from.
+
+    Returns:
+        The result of the last stage that ran.
+
+    Raises:
+        UserError: data and model do not fit, a file cannot be read or written, a loss is NaN, …
+    """
+    result = FitResult(None, 0)
+    for number, run in enumerate(stages):
+        folder = out / run.stage if run.stage else out
+        checkpoint = _where_to_resume(run, folder, resume)
+        if len(stages) > 1 and checkpoint is not None and _is_finished(run, checkpoint):
+            result = FitResult(checkpoint, int(run.trainer["max_steps"]))
+            continue
+        start = init_from if number == 0 and init_from else (Path(run.init_from) if run.init_from else None)
+        result = fit_stage(run, folder, checkpoint, start)
+        if result.stopped_by is not None:
+            break
+    return result
+
+
+def _where_to_resume(run: RunConfig, folder: Path, resume: str | None) -> Path | None:
+    if resume is None:
+        return None
+    if resume != "auto":
+        about = read_checkpoint(resume)["vidgen"]
+        if about.get("stage") == run.stage:
+            return Path(resume)
+    found = checkpoints_in(folder / "checkpoints")
+    return found[-1] if found else None
+
+
+def _is_finished(run: RunConfig, checkpoint: Path) -> bool:
+    return int(read_checkpoint(checkpoint)["vidgen"]["iteration"]) >= int(run.trainer["max_steps"])
+
+
+def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path | None) -> FitResult:
+    """Train one stage in its folder.
+
+    Raises:
+        UserError: see :func:`fit`.
+    """
+    quiet_lightning()
+    torch.manual_seed(run.seed)
+    model = build_model(run)
+    adversarial = isinstance(model, AdversarialModel)
+    trainer_args = dict(run.trainer)
+    accumulate = take_over_manual_arguments(model, trainer_args) if adversarial else 0
+    data = build_data(run, accumulate)
+    model.check_data(data.spec)
+    resumed = check_resumable(resume, model) if resume else None
+    if init_from is not None and resumed is None:
+        load_weights(model, init_from)
+    model.log_every = run.log.every
+    if run.compile:
+        for network in model.networks().values():
+            network.compile()
+
+    def about() -> dict[str, Any]:
+        return describe_model(model, data.spec, config=run.text, stage=run.stage)
+
+    average = ModuleAverage(run.ema) if run.ema else None
+    monitor = RunMonitor(run.log.every)
+    grids = SampleGrids(
+        folder / "samples", run.log.samples_every, run.log.num_samples, run.log.fps, average and average.applied
+    )
+    checkpoints = RunCheckpoints(folder / "checkpoints", run.checkpoint, about)
+    callbacks = [average, RandomState(), monitor, IterationProgress(monitor), grids, checkpoints]
+    trainer = pl.Trainer(
+        **{
+            "strategy": choose_strategy(adversarial, trainer_args),
+            "logger": build_loggers(run, folder, int(resumed["iteration"]) if resumed else 0),
+            "callbacks": [callback for callback in callbacks if callback is not None],
+            "plugins": [SafeCheckpointIO()],
+            "max_epochs": -1,
+            "min_epochs": 0,
+            "log_every_n_steps": run.log.every,
+            "use_distributed_sampler": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "check_val_every_n_epoch": None,
+            "limit_val_batches": 0,
+            "default_root_dir": folder,
+            **{key: value for key, value in trainer_args.items() if key != "strategy"},
+        }
+    )
+    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+    result = FitResult(checkpoints.last_saved or resume, trainer.global_step, checkpoints.stopped_by)
+    if world()[0] == 0:
+        result.artefacts = leave_artefacts(model, folder, result, grids)
+    if world()[1] > 1:
+        trainer.strategy.barrier("run finished")
+    return result
+
+
+def quiet_lightning() -> None:
+    """Silence notices of Lightning that a vidgen user can do nothing about."""
+    for pattern in _QUIET:
+        warnings.filterwarnings("ignore", message=f".*{pattern}.*")
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def take_over_manual_arguments(model: AdversarialModel, trainer_args: dict[str, Any]) -> int:
+    """Move clipping and accumulation from the Trainer, which refuses them here, to ``model.update``.
+
+    Returns:
+        Batches that one iteration consumes.
+    """
+    model.accumulate_grad_batches = int(trainer_args.pop("accumulate_grad_batches", 1) or 1)
+    model.gradient_clip_val = trainer_args.pop("gradient_clip_val", None)
+    model.gradient_clip_algorithm = trainer_args.pop("gradient_clip_algorithm", None) or "norm"
+    return model.accumulate_grad_batches * model.batches_per_iteration
+
+
+def choose_strategy(adversarial: bool, trainer_args: dict[str, Any]) -> Any:
+    """Our own data parallel strategy for adversarial models on several processes, else what the config says."""
+    asked = trainer_args.get("strategy", "auto")
+    if adversarial and (asked == "ddp" or (asked == "auto" and process_count(trainer_args) > 1)):
+        return AdversarialDDPStrategy()
+    return asked
+
+
+def build_loggers(run: RunConfig, folder: Path, iteration: int) -> list[Logger]:
+    """The configured loggers; by default TensorBoard and CSV.
+
+    A resumed run writes its CSV into a folder of its own, so that nothing written before is lost.
+    """
+    if run.loggers is not None:
+        built = []
+        for entry in run.loggers:
+            module, _, name = entry["class"].rpartition(".")
+            arguments = {key: value for key, value in entry.items() if key != "class"}
+            built.append(getattr(import_module(module), name)(**arguments))
+        return built
+    base = f"from_{iteration:08d}"
+    taken = len(list((folder / "logs" / "csv").glob(f"{base}*/metrics.csv")))
+    version = base if not taken else f"{base}_{taken + 1}"
+    return [
+        CSVLogger(folder / "logs", name="csv", version=version, flush_logs_every_n_steps=1),
+        TensorBoardLogger(folder / "logs", name="tensorboard", version="", default_hp_metric=False),
+    ]
+
+
+def check_resumable(path: Path, model: VideoModel) -> dict[str, Any]:
+    """Read the checkpoint that a run continues from and compare it with the configured model.
+
+    Returns:
+        Its ``vidgen`` entry.
+
+    Raises:
+        UserError: another model, or another configuration of it.
+    """
+    payload = read_checkpoint(path)
+    about = payload["vidgen"]
+    wanted = describe_model(model)
+    if about["model"] != wanted["model"]:
+        raise UserError(f"{path}: holds a {about['model']!r}, the config asks for a {wanted['model']!r}")
+    for key, value in wanted["model_args"].items():
+        saved = about["model_args"].get(key)
+        if saved != value:
+            raise UserError(f"model.{key}: is {value!r}, but {path} was trained with {saved!r}; to resume keep it")
+    if "optimizer_states" not in payload:
+        raise UserError(f"{path}: has weights but no training state; use --init-from instead of --resume")
+    return about
+
+
+def load_weights(model: VideoModel, path: Path) -> None:
+    """Start from the weights of a checkpoint (averaged weights where it has them).
+
+    Raises:
+        UserError: the weights are those of another network.
+    """
+    payload = read_checkpoint(path)
+    weights = {**payload["state_dict"], **payload.get("ema", {})}
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name not in weights:
+            raise UserError(f"{path}: lacks {name!r} that {type(model).__name__} needs; was it trained with this config?")
+        if weights[name].shape != tensor.shape:
+            shapes = f"{list(weights[name].shape)}, the configured model needs {list(tensor.shape)}"
+            raise UserError(f"{path}: {name!r} has shape {shapes}")
+    model.load_state_dict({name: weights[name] for name in own})
+
+
+def leave_artefacts(model: VideoModel, folder: Path, result: FitResult, grids: SampleGrids) -> dict[str, Path]:
+    """Draw the loss curves and the last sample grid.
+
+    Returns:
+        Label -> path.
+    """
+    found: dict[str, Path] = {}
+    if result.checkpoint is not None:
+        found["checkpoint"] = result.checkpoint
+    tables = sorted((folder / "logs" / "csv").glob("*/metrics.csv"), key=_table_order)
+    if tables:
+        found["loss curves"] = folder / "curves.png"
+        draw_curves(tables, found["loss curves"])
+    if result.stopped_by is None and not model.sample_keys:
+        frames = grids.make(model)
+        for kind in ("mp4", "gif"):
+            path = folder / f"samples.{kind}"
+            write_video(path, frames, fps=grids.fps, format=kind)
+            found[f"samples ({kind})"] = path
+    return found
+
+
+def _table_order(path: Path) -> tuple[int, int]:
+    match = re.fullmatch(r"from_(\d+)(?:_(\d+))?", path.parent.name)
+    return (int(match[1]), int(match[2] or 1)) if match else (0, 0)
+
+
