@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from vidgen.atomic import atomic_file
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
 from vidgen.models.base import VideoModel
@@ -32,34 +32,20 @@ def write_checkpoint(path: str | Path, payload: dict[str, Any]) -> None:
     Raises:
         UserError: the disk is full, or the place cannot be written.
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+    with atomic_file(path) as file:
+        try:
             torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except (OSError, RuntimeError) as error:
-        beside.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+        except RuntimeError as error:  # torch's zip writer hides what the file said
+            raise _hidden_cause(error) from error
 
 
-def _cannot_write(path: Path, error: Exception) -> Exception:
+def _hidden_cause(error: BaseException) -> BaseException:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
-    if cause is None:
-        # torch's zip writer reports a full disk as a RuntimeError of its own
-        full = "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)
-        return UserError(f"{path}: no space left on the disk; free some and use --resume auto") if full else error
-    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"{path}: no space left on the disk; free some and use --resume auto")
-    return UserError(f"{path}: cannot be written ({cause.strerror}); choose another --out")
+    if cause is None and ("PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return cause or error
 
 
 def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -177,8 +163,3 @@ def _known_class(name: str, path: Path) -> type[VideoModel]:
         if isinstance(cls, type) and issubclass(cls, VideoModel):
             return cls
     raise UserError(f"{path}: holds a {name!r}, which is not imported here; name the class with --model {name}")
-
-
-def averaged_state(model: VideoModel, average: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The model's state dict with the averaged weights in place of the raw ones."""
-    return {**model.state_dict(), **average}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -15,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import CheckpointIO
 
+from vidgen.atomic import atomic_file
 from vidgen.checkpoint import read_checkpoint, write_checkpoint
 from vidgen.distributed import gather_objects, largest, world
 from vidgen.errors import UserError
@@ -143,9 +143,8 @@ class RunCheckpoints(pl.callbacks.Checkpoint):
         sign = 1 if self.settings.mode == "min" else -1
         if self.best_value is None or sign * value < sign * self.best_value:
             self.best_value = value
-            beside = self.folder / ".best.ckpt.part"
-            shutil.copyfile(path, beside)
-            os.replace(beside, self.folder / "best.ckpt")
+            with atomic_file(self.folder / "best.ckpt") as best, open(path, "rb") as source:
+                shutil.copyfileobj(source, best)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal:  # a second one does not wait

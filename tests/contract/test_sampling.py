@@ -1,0 +1,111 @@
+"""Every registered model samples, loads and documents itself as the contract says."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import docstring_parser
+import pytest
+import torch
+
+import vidgen
+from tests.contract.running import build, largest_difference, train, variants, weights
+from vidgen.models.base import VideoModel
+from vidgen.registry import MODELS
+
+every_variant = pytest.mark.parametrize(("name", "variant"), variants())
+every_model = pytest.mark.parametrize("name", MODELS.names())
+
+
+def samples(model: VideoModel, *args: int, **keywords: object) -> torch.Tensor:
+    """Sample in eval mode without gradients."""
+    model.eval()
+    with torch.no_grad():
+        return model.sample(*args, **keywords)  # type: ignore[arg-type]
+
+
+@every_variant
+def test_shape_and_range(name: str, variant: str) -> None:
+    model = build(name, variant)
+    arguments = model.init_args
+    for frames in (None, 1, arguments["num_frames"] + 3):
+        videos = samples(model, 3, num_frames=frames, seed=1)
+        length = frames or arguments["num_frames"]
+        assert videos.shape == (3, arguments["channels"], length, arguments["resolution"], arguments["resolution"])
+        assert videos.dtype == torch.float32 and videos.min() >= -1 and videos.max() <= 1
+
+
+@every_variant
+def test_seed_and_number_decide_a_video(name: str, variant: str) -> None:
+    model = build(name, variant)
+    together = samples(model, 5, seed=3)
+    torch.manual_seed(99)
+    apart = torch.cat([samples(model, 2, seed=3), samples(model, 3, seed=3, first=2)])
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-5)
+    assert torch.equal(together, samples(model, 5, seed=3))
+    assert not torch.allclose(together, samples(model, 5, seed=4), atol=1e-3)
+    assert not torch.allclose(together[0], together[1], atol=1e-3)
+
+
+@every_variant
+def test_longer_videos_begin_like_shorter_ones(name: str, variant: str) -> None:
+    model = build(name, variant)
+    short, long = samples(model, 2, num_frames=4, seed=5), samples(model, 2, num_frames=9, seed=5)
+    torch.testing.assert_close(long[:, :, :4], short, rtol=0, atol=1e-5)
+
+
+@every_variant
+def test_stream_concatenates_to_sample(name: str, variant: str) -> None:
+    model = build(name, variant).eval()
+    if type(model).stream is VideoModel.stream:
+        pytest.fail(f"{name} does not stream; give this test what it means for it")
+    pieces, state = [], None
+    with torch.no_grad():
+        for _ in range(3):
+            frames, state = model.stream({"num_videos": 2, "seed": 5, "num_frames": 4}, state)
+            pieces.append(frames)
+    torch.testing.assert_close(torch.cat(pieces, 2), samples(model, 2, num_frames=12, seed=5), rtol=0, atol=1e-5)
+
+
+@every_variant
+def test_checkpoint_round_trip(name: str, variant: str, tmp_path: Path) -> None:
+    model = build(name, variant)
+    train(model, 3, folder=tmp_path, ema=True)
+    path = tmp_path / "iteration_00000003.ckpt"
+    raw, averaged = vidgen.load(path, ema=False), vidgen.load(path)
+    assert type(raw) is type(model) and raw.init_args == model.init_args and not raw.training
+    assert largest_difference(weights(raw), weights(model)) == 0
+    torch.testing.assert_close(samples(raw, 2), samples(model, 2), rtol=0, atol=0)
+    if model.ema_modules:
+        assert largest_difference(weights(averaged), weights(raw)) > 0
+        for key in weights(raw):
+            if not key.startswith(tuple(f"{module}." for module in model.ema_modules)):
+                assert torch.equal(averaged.state_dict()[key], raw.state_dict()[key]), key
+
+
+@every_model
+def test_every_constructor_argument_is_typed_and_described(name: str) -> None:
+    cls = MODELS.get(name)
+    documentation = docstring_parser.parse(inspect.getdoc(cls) or "")
+    described = {entry.arg_name: entry.description for entry in documentation.params}
+    described |= {e.arg_name: e.description for e in docstring_parser.parse(inspect.getdoc(cls.__init__) or "").params}
+    for parameter in list(inspect.signature(cls.__init__).parameters.values())[1:]:
+        assert parameter.annotation is not inspect.Parameter.empty, f"{parameter.name} has no type"
+        assert len(described.get(parameter.name) or "") > 10, f"{parameter.name} is not described"
+        assert parameter.kind is not inspect.Parameter.VAR_KEYWORD, "plain arguments only"
+
+
+@every_model
+def test_model_names_its_paper(name: str) -> None:
+    cls = MODELS.get(name)
+    assert cls.title and "arXiv" in cls.paper and cls.original
+    assert cls.small_variants()
+
+
+@every_variant
+def test_sample_keywords_are_typed_and_described(name: str, variant: str) -> None:
+    sample = MODELS.get(name).sample
+    described = {e.arg_name: e.description for e in docstring_parser.parse(inspect.getdoc(sample) or "").params}
+    for parameter in list(inspect.signature(sample).parameters.values())[1:]:
+        assert parameter.annotation is not inspect.Parameter.empty and described.get(parameter.name), parameter.name
