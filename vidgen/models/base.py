@@ -114,6 +114,21 @@ class VideoModel(pl.LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} cannot sample")
 
+    def stream(self, batch: Batch, state: Any = None) -> tuple[Tensor, Any]:
+        """Make the next frames of videos of any length, in memory that does not grow with it.
+
+        ``sample`` is the concatenation of what successive calls return.
+
+        Args:
+            batch: what to make: ``num_videos``, ``num_frames`` of one piece, ``seed``, ``first``, and the keywords of
+                :meth:`sample`; the same for all pieces.
+            state: what the previous call returned; None starts the videos.
+
+        Returns:
+            Frames ``(N, C, num_frames, H, W)`` in ``[-1, 1]``, and the state for the next call.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not stream")
+
     def prepare_sampling(self) -> None:
         """Compute what sampling needs once, after the weights are final (for example standing statistics)."""
 
