@@ -1,0 +1,1 @@
+"""Metrics on videos: pure functions, and their states."""
