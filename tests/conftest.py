@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.pair import ProcessPair
-from vidgen.training.fit import quiet_lightning
+from vidgen.training.lightning import quiet_lightning
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -93,11 +93,11 @@ def describe_model(model: VideoModel, spec: DataSpec | None = None, **more: Any)
 
 
 def plain(value: Any) -> Any:
-    """The same value made of dicts, lists and scalars only."""
+    """The same value made of dicts, lists, tuples and scalars only."""
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
+        return type(value)(plain(entry) for entry in value)
     return str(value) if isinstance(value, Path) else value
 
 

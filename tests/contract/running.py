@@ -17,7 +17,7 @@ from vidgen.registry import MODELS
 from vidgen.seeding import derive_seed
 from vidgen.training.checkpoints import RunCheckpoints, SafeCheckpointIO
 from vidgen.training.ema import ModuleAverage
-from vidgen.training.fit import choose_strategy, take_over_manual_arguments
+from vidgen.training.lightning import choose_strategy, take_over_manual_arguments
 from vidgen.training.random_state import RandomState
 from vidgen.training.settings import CheckpointSettings, EMASettings
 

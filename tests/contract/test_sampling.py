@@ -63,7 +63,7 @@ def test_stream_concatenates_to_sample(name: str, variant: str) -> None:
     pieces, state = [], None
     with torch.no_grad():
         for _ in range(3):
-            frames, state = model.stream({"num_videos": 2, "seed": 5, "num_frames": 4}, state)
+            frames, state = model.stream(None, state, num_videos=2, num_frames=4, seed=5)
             pieces.append(frames)
     torch.testing.assert_close(torch.cat(pieces, 2), samples(model, 2, num_frames=12, seed=5), rtol=0, atol=1e-5)
 

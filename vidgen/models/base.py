@@ -58,7 +58,7 @@ class VideoModel(pl.LightningModule):
         except TypeError:  # deepcopy and pickle create without arguments; __init__ reports a wrong call itself
             return model
         bound.apply_defaults()
-        model.__dict__["init_args"] = {name: value for name, value in list(bound.arguments.items())[1:]}
+        model.__dict__["init_args"] = dict(list(bound.arguments.items())[1:])
         return model
 
     def __init__(self) -> None:
@@ -114,15 +114,27 @@ class VideoModel(pl.LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} cannot sample")
 
-    def stream(self, batch: Batch, state: Any = None) -> tuple[Tensor, Any]:
+    def stream(
+        self,
+        batch: Batch | None = None,
+        state: Any = None,
+        *,
+        num_videos: int = 1,
+        num_frames: int | None = None,
+        seed: int = 0,
+        first: int = 0,
+    ) -> tuple[Tensor, Any]:
         """Make the next frames of videos of any length, in memory that does not grow with it.
 
-        ``sample`` is the concatenation of what successive calls return.
+        What successive calls return is, concatenated, what :meth:`sample` returns.
 
         Args:
-            batch: what to make: ``num_videos``, ``num_frames`` of one piece, ``seed``, ``first``, and the keywords of
-                :meth:`sample`; the same for all pieces.
+            batch: what the model conditions on, see :attr:`sample_keys`.
             state: what the previous call returned; None starts the videos.
+            num_videos: how many.
+            num_frames: frames to make now; None means the training length.
+            seed: which sequence of videos.
+            first: number of the first one.
 
         Returns:
             Frames ``(N, C, num_frames, H, W)`` in ``[-1, 1]``, and the state for the next call.
@@ -162,7 +174,6 @@ class VideoModel(pl.LightningModule):
         rank, world_size = world()
         seed = derive_seed(self.seed, "noise", stream, self.iteration_number)
         return NoiseStream(seed, self.device, self.dtype, rank, world_size)
-
 
     def record(self, name: str, value: Tensor) -> None:
         """Log a quantity that is not a loss, averaged over the logging window and over ranks.
@@ -269,7 +280,8 @@ class AdversarialModel(VideoModel):
         owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         optimizer.zero_grad(set_to_none=True)
         with self._only_trainable(owned), self._timed(name):
-            for self._micro_index in range(len(self._micro_batches)):
+            for index in range(len(self._micro_batches)):
+                self._micro_index = index
                 self._accumulate(name, loss_fn, owned, retain_graph)
             self._micro_index = 0
         with self._timed(f"{name}/optimizer"):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vidgen.config import RunConfig, build_data, build_model
 from vidgen.models.base import AdversarialModel, VideoModel
-from vidgen.training.fit import quiet_lightning, take_over_manual_arguments
+from vidgen.training.lightning import quiet_lightning, take_over_manual_arguments
 from vidgen.training.settings import EMASettings
 
 _CLIPS = 2

@@ -45,7 +45,9 @@ class ModuleAverage(pl.Callback):
             return
         number = iteration // self.settings.every
         decay = min(self.settings.decay, (1 + number) / (self.settings.ramp_up + number))
-        parameters = {f"{module}.{key}" for module in _covered(pl_module) for key in _parameter_names(pl_module, module)}
+        parameters = {
+            f"{module}.{key}" for module in _covered(pl_module) for key in _parameter_names(pl_module, module)
+        }
         current = dict(self._current(pl_module))
         averaged = [name for name in current if name in parameters]
         torch._foreach_lerp_([self.average[n] for n in averaged], [current[n].detach() for n in averaged], 1 - decay)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -24,21 +22,9 @@ from vidgen.models.base import AdversarialModel, VideoModel
 from vidgen.training.checkpoints import RunCheckpoints, SafeCheckpointIO, checkpoints_in
 from vidgen.training.curves import draw_curves
 from vidgen.training.ema import ModuleAverage
+from vidgen.training.lightning import choose_strategy, quiet_lightning, take_over_manual_arguments
 from vidgen.training.monitor import IterationProgress, RunMonitor, SampleGrids
 from vidgen.training.random_state import RandomState
-from vidgen.training.strategy import AdversarialDDPStrategy, process_count
-
-_QUIET = (
-    "does not have many workers",
-    "No positive class",
-    "You defined a `validation_step`",
-    "is not logging",
-    "GPU available but not used",
-    "Experiment logs directory",
-    "isinstance\\(treespec, LeafSpec\\)",
-    "MPS available but not used",
-    "Checkpoint directory",
-)
 
 
 @dataclass
@@ -162,34 +148,6 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
     return result
 
 
-def quiet_lightning() -> None:
-    """Silence notices of Lightning that a vidgen user can do nothing about."""
-    for pattern in _QUIET:
-        warnings.filterwarnings("ignore", message=f".*{pattern}.*")
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def take_over_manual_arguments(model: AdversarialModel, trainer_args: dict[str, Any]) -> int:
-    """Move clipping and accumulation from the Trainer, which refuses them here, to ``model.update``.
-
-    Returns:
-        Batches that one iteration consumes.
-    """
-    model.accumulate_grad_batches = int(trainer_args.pop("accumulate_grad_batches", 1) or 1)
-    model.gradient_clip_val = trainer_args.pop("gradient_clip_val", None)
-    model.gradient_clip_algorithm = trainer_args.pop("gradient_clip_algorithm", None) or "norm"
-    return model.accumulate_grad_batches * model.batches_per_iteration
-
-
-def choose_strategy(adversarial: bool, trainer_args: dict[str, Any]) -> Any:
-    """Our own data parallel strategy for adversarial models on several processes, else what the config says."""
-    asked = trainer_args.get("strategy", "auto")
-    if adversarial and (asked == "ddp" or (asked == "auto" and process_count(trainer_args) > 1)):
-        return AdversarialDDPStrategy()
-    return asked
-
-
 def build_loggers(run: RunConfig, folder: Path, iteration: int) -> list[Logger]:
     """The configured loggers; by default TensorBoard and CSV.
 
@@ -245,7 +203,9 @@ def load_weights(model: VideoModel, path: Path) -> None:
     own = model.state_dict()
     for name, tensor in own.items():
         if name not in weights:
-            raise UserError(f"{path}: lacks {name!r} that {type(model).__name__} needs; was it trained with this config?")
+            raise UserError(
+                f"{path}: lacks {name!r} that {type(model).__name__} needs; was it trained with this config?"
+            )
         if weights[name].shape != tensor.shape:
             shapes = f"{list(weights[name].shape)}, the configured model needs {list(tensor.shape)}"
             raise UserError(f"{path}: {name!r} has shape {shapes}")
@@ -277,5 +237,3 @@ def leave_artefacts(model: VideoModel, folder: Path, result: FitResult, grids: S
 def _table_order(path: Path) -> tuple[int, int]:
     match = re.fullmatch(r"from_(\d+)(?:_(\d+))?", path.parent.name)
     return (int(match[1]), int(match[2] or 1)) if match else (0, 0)
-
-
