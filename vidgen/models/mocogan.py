@@ -732,20 +732,33 @@ class MoCoGAN(AdversarialModel):
         return self.decode(grid).unflatten(0, (num_content, num_motion))
 
     @torch.no_grad()
-    def stream(self, batch: Batch, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
-        """The next frames of videos of any length, in bounded memory; their concatenation is :meth:`sample`.
+    def stream(
+        self,
+        batch: Batch | None = None,
+        state: dict[str, Any] | None = None,
+        *,
+        num_videos: int = 1,
+        num_frames: int | None = None,
+        seed: int = 0,
+        first: int = 0,
+        label: int | None = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Make the next frames of videos of any length, in memory that does not grow with it.
 
         Args:
-            batch: ``num_videos``, ``num_frames`` of one piece, ``seed``, ``first``, ``label`` as in :meth:`sample`; the
-                same for all pieces.
+            batch: not needed.
             state: what the previous call returned; None starts the videos.
+            num_videos: how many, as in every call for the same videos.
+            num_frames: frames to make now; None means the training length.
+            seed: which sequence of videos.
+            first: number of the first one.
+            label: class of all videos, an index; None draws one for each.
 
         Returns:
             Frames ``(N, C, num_frames, H, W)`` in ``[-1, 1]``, and the state for the next call.
         """
-        first, start = batch.get("first", 0), state["frame"] if state else 0
-        numbers, length = range(first, first + batch["num_videos"]), batch.get("num_frames") or self.num_frames
-        draws = self._video_draws(numbers, start, length, batch.get("seed", 0), batch.get("label"))
+        start, length = state["frame"] if state else 0, self.num_frames if num_frames is None else num_frames
+        draws = self._video_draws(range(first, first + num_videos), start, length, seed, label)
         latents = self.generator.latents(draws._replace(initial=state["motion"]) if state else draws)
         return self.decode(latents), {"frame": start + length, "motion": latents["path"][:, -1]}
 
