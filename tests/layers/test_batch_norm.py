@@ -1,0 +1,73 @@
+"""Batch norm over ranks equals batch norm over the whole batch, to second derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.pair import ProcessPair
+from vidgen.distributed import world
+from vidgen.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+
+LAYERS = {1: (BatchNorm1d, nn.BatchNorm1d), 2: (BatchNorm2d, nn.BatchNorm2d), 3: (BatchNorm3d, nn.BatchNorm3d)}
+
+
+def passes(dims: int, layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Output, first and second derivatives, and running statistics of this rank's rows of a batch."""
+    rank, world_size = world()
+    torch.manual_seed(1)
+    layer = layer.double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.rand(3) + 0.5)
+        layer.bias.copy_(torch.randn(3))
+    probe = torch.randn(x.shape, dtype=torch.float64)
+    mine = x[rank::world_size].clone().requires_grad_()
+    y = layer(mine)
+    (slope,) = torch.autograd.grad((y.tanh() * probe[rank::world_size]).sum(), mine, create_graph=True)
+    penalty = slope.square().sum()
+    penalty.backward()
+    second = torch.cat([mine.grad.reshape(-1)])
+    return {
+        "y": y.detach(),
+        "slope": slope.detach(),
+        "second": second,
+        "weight": layer.weight.grad,
+        "mean": layer.running_mean,
+        "variance": layer.running_var,
+        "count": layer.num_batches_tracked,
+    }
+
+
+def on_rank(dims: int, x: Tensor) -> dict[str, Tensor]:
+    """Ours, on one rank."""
+    return passes(dims, LAYERS[dims][0](3), x)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_two_ranks_equal_torch_on_the_whole_batch(dims: int, pair: ProcessPair) -> None:
+    shape = (6, 3) if dims == 1 else (6, 3, *([4] * dims))
+    x = torch.randn(shape, dtype=torch.float64) * 3 + 1
+    whole = passes(dims, LAYERS[dims][1](3), x)
+    parts = pair.run(on_rank, dims=dims, x=x)
+    for key in ("mean", "variance", "count"):
+        for part in parts:
+            torch.testing.assert_close(part[key], whole[key], rtol=0, atol=1e-12)
+    for key in ("y", "slope"):
+        joined = torch.empty_like(whole[key])
+        joined[0::2], joined[1::2] = parts[0][key], parts[1][key]
+        torch.testing.assert_close(joined, whole[key], rtol=0, atol=1e-10)
+    second = torch.empty_like(whole["y"])
+    second[0::2] = parts[0]["second"].view_as(second[0::2])
+    second[1::2] = parts[1]["second"].view_as(second[1::2])
+    torch.testing.assert_close(second.reshape(-1), whole["second"], rtol=0, atol=1e-9)
+    torch.testing.assert_close(parts[0]["weight"] + parts[1]["weight"], whole["weight"], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_one_process_is_torch_itself(dims: int) -> None:
+    ours, theirs = (cls(3) for cls in LAYERS[dims])
+    x = torch.randn((6, 3) if dims == 1 else (6, 3, *([4] * dims)))
+    assert torch.equal(ours(x), theirs(x))
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))
