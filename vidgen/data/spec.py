@@ -1,0 +1,46 @@
+"""What a data set holds, in plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Comes with every data set, is checked against what a model needs, and is saved in the checkpoint.
+
+    Args:
+        channels: colour channels of the videos.
+        resolution: height and width of the clips, pixels.
+        num_frames: frames of a clip.
+        fps: frames per second of the source videos; None where unknown.
+        num_videos: videos that can be drawn.
+        min_length: frames of the shortest of them.
+        max_length: frames of the longest of them.
+        class_names: names of the labels 0, 1, ...; empty without labels.
+        attribute_names: names of the columns of ``attributes``; empty without attributes.
+    """
+
+    channels: int
+    resolution: int
+    num_frames: int
+    fps: float | None
+    num_videos: int
+    min_length: int
+    max_length: int
+    class_names: tuple[str, ...] = ()
+    attribute_names: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, as saved in a checkpoint."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DataSpec:
+        """The inverse of :meth:`to_dict`; keys of newer versions are ignored."""
+        known = {field.name for field in fields(cls)}
+        plain: dict[str, Any] = {key: value for key, value in values.items() if key in known}
+        plain.update({key: tuple(value) for key, value in plain.items() if isinstance(value, list)})
+        return cls(**plain)
