@@ -1,0 +1,1 @@
+"""The ``vidgen`` command; each command is a module that imports nothing heavy until it runs."""
