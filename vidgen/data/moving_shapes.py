@@ -13,7 +13,7 @@ from torch import Tensor
 from vidgen.data.dataset import VideoDataset, check_clip_settings
 from vidgen.data.request import ClipRequest
 from vidgen.data.spec import DataSpec
-from vidgen.data.transforms import Frames, to_clip
+from vidgen.data.transforms import from_levels
 from vidgen.errors import UserError, did_you_mean
 from vidgen.registry import DATASETS
 from vidgen.seeding import derive_seed
@@ -148,7 +148,7 @@ class MovingShapes(VideoDataset):
         color = PALETTE[self.colors[self._color[video]]]
         numbers = [self._shape[video], self._color[video], self.sizes[video], self._direction[video]]
         return {
-            "video": to_clip(_paint(coverage, color)),
+            "video": _paint(coverage, color),
             "attributes": torch.tensor([float(number) for number in numbers]),
             **self.describe_clip(request),
         }
@@ -181,11 +181,10 @@ def shape_coverage(shape: str, centers: Floats, size: float, resolution: int) ->
     return np.clip(np.float32(0.5) - outside, 0, 1)
 
 
-def _paint(coverage: Floats, color: tuple[int, int, int]) -> Frames:
-    """The colour on black, ``(T, H, W, 3)``; coverage is rounded to 256 levels, each of which has its colour."""
-    levels = (coverage * 255 + np.float32(0.5)).astype(np.uint8)
-    table = np.rint(np.outer(color, np.arange(256)) / 255).astype(np.uint8)  # (3, 256)
-    return table[:, levels].transpose(1, 2, 3, 0)
+def _paint(coverage: Floats, color: tuple[int, int, int]) -> Tensor:
+    """The colour on black, rounded to 0, 1, ... 255 as if it had been stored, ``(3, T, H, W)``."""
+    levels = np.rint(coverage * np.array(color, dtype=np.float32)[:, None, None, None])
+    return from_levels(torch.from_numpy(levels))
 
 
 def _choices(name: str, chosen: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

@@ -61,7 +61,12 @@ def _resize(frame: Frames, size: tuple[int, int]) -> Frames:
 def to_clip(frames: Frames) -> Tensor:
     """uint8 ``(T, H, W, C)`` to float32 ``(C, T, H, W)``: 0 becomes -1 and 255 becomes 1."""
     clip = torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2)))
-    return clip.float().div_(255).sub_(0.5).div_(0.5)
+    return from_levels(clip.float())
+
+
+def from_levels(levels: Tensor) -> Tensor:
+    """Map stored levels, floats 0 to 255, to [-1, 1] in place."""
+    return levels.div_(255).sub_(0.5).div_(0.5)
 
 
 def flips(seed: int | None) -> bool:

@@ -1,0 +1,83 @@
+"""Stored frames to clips."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as tv
+
+from tests.data.strips import random_frames
+from vidgen.data.transforms import flips, keep_channels, resize_frames, to_clip
+
+
+def checkerboard(side: int) -> np.ndarray:
+    board = (np.indices((side, side)).sum(0) % 2 * 255).astype(np.uint8)
+    return np.repeat(board[None, :, :, None], 3, axis=-1)
+
+
+def test_levels_map_to_minus_one_and_one():
+    clip = to_clip(np.array([0, 255, 51], np.uint8).reshape(1, 1, 1, 3))
+    assert clip.dtype == torch.float32
+    assert clip.flatten().tolist() == pytest.approx([-1.0, 1.0, -0.6], abs=1e-7)
+
+
+def test_axes_become_channels_time_height_width():
+    frames = random_frames(5, 4)[:, :3]
+    clip = to_clip(frames)
+    assert clip.shape == (3, 5, 3, 4)
+    assert clip[2, 4, 1, 3].item() == pytest.approx(frames[4, 1, 3, 2] / 127.5 - 1, abs=1e-6)
+
+
+def test_every_level_survives_the_way_to_floats_and_back():
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    back = ((to_clip(levels) + 1) * 127.5).round().to(torch.uint8)
+    assert torch.equal(back.flatten(), torch.arange(256, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 40), (40, 30), (33, 57), (20, 20), (8, 12)])
+def test_crop_scales_the_shorter_side_and_keeps_the_centre(height, width):
+    frames = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    ours = resize_frames(frames, 16, "crop")
+    images = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    theirs = tv.center_crop(tv.resize(images, [16], antialias=True), [16, 16]).permute(0, 2, 3, 1)
+    assert ours.shape == (2, 16, 16, 3)
+    assert np.abs(ours.astype(int) - theirs.numpy().astype(int)).max() <= 1
+
+
+def test_stretch_keeps_all_of_the_frame():
+    frames = np.zeros((1, 8, 16, 3), np.uint8)
+    frames[:, :, :4] = 255  # a quarter of the width, which a centre crop would cut off
+    assert resize_frames(frames, 8, "crop")[0, 0, :, 0].max() == 0
+    stretched = resize_frames(frames, 8, "stretch")
+    assert stretched.shape == (1, 8, 8, 3)
+    assert stretched[0, 4, 0, 0] == 255 and stretched[0, 4, 7, 0] == 0
+
+
+def test_shrinking_is_antialiased():
+    small = resize_frames(checkerboard(64), 16)
+    assert small.min() >= 120 and small.max() <= 135  # grey; picking pixels would leave 0 or 255
+
+
+def test_frames_of_the_right_size_are_left_alone():
+    frames = random_frames(2, 8)
+    assert np.shares_memory(resize_frames(frames, 8), frames)
+
+
+def test_one_channel_is_resized_like_three():
+    frames = random_frames(2, 12)
+    assert np.array_equal(resize_frames(frames[..., :1], 7)[..., 0], resize_frames(frames, 7)[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("stored", "channels", "taken"), [(4, 3, [0, 1, 2]), (3, 1, [0]), (2, 1, [0]), (2, 3, [0] * 3)]
+)
+def test_the_first_channels_are_kept(stored, channels, taken):
+    frames = random_frames(2, 3, stored)
+    assert np.array_equal(keep_channels(frames, channels), frames[..., taken])
+
+
+def test_half_of_the_seeds_flip_and_no_seed_does_not():
+    assert 450 < sum(flips(seed) for seed in range(1000)) < 550
+    assert flips(7) == flips(7)
+    assert not flips(None)
