@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         result = fit(bind(stages, out), out, args.resume, args.init_from)
-    except UserError:
+    except Exception:
         if not args.resume:
             drop_unstarted(out)
         raise
@@ -78,6 +78,7 @@ def _report(result: FitResult, out: Path) -> int:
             print(f"stopped at iteration {result.iteration}; continue with --resume auto --out {out}")
         else:
             print(f"trained {result.iteration} iterations; the run lies in {out}{os.sep}")
-        for label, path in {"config": out / "config.yaml", **result.artefacts}.items():
-            print(f"  {label + ':':<16} {path}")
+        for label, path in {"config": out / "config.yaml", "checkpoint": result.checkpoint, **result.artefacts}.items():
+            if path is not None:
+                print(f"  {label + ':':<16} {path}")
     return 128 + int(result.stopped_by or 0) if stopped else 0

@@ -2,7 +2,8 @@
 
 A command is a module in this package with ``HELP`` (what it does, one paragraph), ``EXAMPLE`` (a command line),
 ``add_arguments(parser)`` and ``run(args) -> exit status``. It imports what is heavy inside ``run``. It may set
-``LOWER``: what to lower when memory runs out. It gets its line in :data:`COMMANDS` here.
+``LOWER``: what to lower when memory runs out, and have ``parse(parser, arguments)`` when its arguments depend on a
+file. It gets its line in :data:`COMMANDS` here.
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ def check(config: Config) -> list[RunConfig]:
                 _check_light(sections, key)
             else:
                 runs.append(_check_stage(sections, key, stage, config.text))
+    _check_same_processes(runs, config)
     return runs
 
 
@@ -197,6 +198,15 @@ def _check_processes(data: Mapping[str, Any], trainer: Mapping[str, Any], key: K
                 f"{key(f'data.{name}')}: {size} cannot be split evenly over {devices * nodes} processes "
                 "(trainer.devices × trainer.num_nodes)"
             )
+
+
+def _check_same_processes(runs: list[RunConfig], config: Config) -> None:
+    """The processes that the first stage starts live until the last one ends."""
+    for run in runs[1:]:
+        for name in ("accelerator", "devices", "num_nodes"):
+            if run.trainer.get(name) != runs[0].trainer.get(name):
+                where = config.key(run.stage, f"trainer.{name}")
+                raise UserError(f"{where}: differs from stage {runs[0].stage!r}; all stages run on the same processes")
 
 
 def _check_loggers(value: Any, key: Key) -> list[dict[str, Any]] | None:
