@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         module = _command(arguments[0])
         parser = build_parser(arguments[0], module)
-        args = parser.parse_intermixed_args(arguments[1:])
+        parse = getattr(module, "parse", Parser.parse_intermixed_args)
+        args = parse(parser, arguments[1:])
         args.command_line = arguments
         return int(module.run(args) or 0)
     except SystemExit as stop:  # argparse after --help
