@@ -64,7 +64,7 @@ def read_strip(path: str | Path) -> Frames:
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            if image.mode.startswith("I;16"):
+            if image.mode.startswith("I"):  # 16 bits; older versions of Pillow call it I
                 return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
             plain = image.mode in ("L", "LA", "RGB", "RGBA")
             pixels = np.asarray(image if plain else image.convert("RGB"))
