@@ -64,9 +64,10 @@ def test_frames_of_the_right_size_are_left_alone():
     assert np.shares_memory(resize_frames(frames, 8), frames)
 
 
-def test_one_channel_is_resized_like_three():
+@pytest.mark.parametrize("channels", [1, 2])
+def test_any_number_of_channels_is_resized_alike(channels):
     frames = random_frames(2, 12)
-    assert np.array_equal(resize_frames(frames[..., :1], 7)[..., 0], resize_frames(frames, 7)[..., 0])
+    assert np.array_equal(resize_frames(frames[..., :channels], 7), resize_frames(frames, 7)[..., :channels])
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,10 @@ def resize_frames(frames: Frames, resolution: int, rule: ResizeRule = "crop") ->
 
 
 def _resize(frame: Frames, size: tuple[int, int]) -> Frames:
-    if frame.shape[-1] == 1:
-        return np.asarray(Image.fromarray(frame[..., 0]).resize(size, Image.Resampling.BILINEAR))[..., None]
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
+    if frame.shape[-1] == 3:
+        return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
+    channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(frame, -1, 0)]
+    return np.stack([np.asarray(channel.resize(size, Image.Resampling.BILINEAR)) for channel in channels], axis=-1)
 
 
 def to_clip(frames: Frames) -> Tensor:
