@@ -216,8 +216,10 @@ def _merge(path: Path, under: DictConfig, over: Any) -> DictConfig:
     try:
         merged = OmegaConf.merge(under, over)
     except OmegaConfBaseException as error:
-        key = f" {error.full_key}:" if getattr(error, "full_key", None) else ""
-        raise UserError(f"{path}:{key} {str(error).splitlines()[0]}") from None
+        key = str(getattr(error, "full_key", None) or "")
+        if isinstance(error, GrammarParseError):
+            raise UserError(f"{path}: {key}: cannot resolve {_at(over, key)!r}: {_reason(error)}") from None
+        raise UserError(f"{path}: {key + ': ' if key else ''}{str(error).splitlines()[0]}") from None
     assert isinstance(merged, DictConfig)
     return merged
 
@@ -227,6 +229,8 @@ def _apply(config: DictConfig, changes: Iterable[tuple[str, Any]]) -> DictConfig
     for key, value in changes:
         try:
             OmegaConf.update(config, key, value, merge=not isinstance(value, list))
+        except GrammarParseError as error:
+            raise UserError(f"{key}: cannot resolve {value!r}: {_reason(error)}") from None
         except (OmegaConfBaseException, ValueError, TypeError):
             raise UserError(f"{key}: cannot be set; what stands there in the config has another structure") from None
     return config

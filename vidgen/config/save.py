@@ -156,9 +156,9 @@ def _default_run_dir(stem: str, fresh: bool) -> Path:
         try:
             folder.mkdir(parents=True)
             return folder
-        except FileExistsError:  # another run was faster
-            if not _RUNS.is_dir():
-                raise UserError(f"cannot write {folder}: {_RUNS} is a file; name the run folder with --out") from None
+        except FileExistsError as error:  # another run was faster
+            if not folder.is_dir():
+                raise write_error(folder, error) from None
         except OSError as error:
             raise write_error(folder, error) from None
     raise AssertionError("unreachable")
