@@ -577,7 +577,9 @@ class MoCoGAN(AdversarialModel):
     def build_optimizers(self) -> dict[str, Optimizer]:
         """One Adam for each update, in their order; R_M and G_I share the generator's."""
         return {
-            name: Adam(getattr(self, name).parameters(), lr=rate, betas=self.betas, weight_decay=self.weight_decay)
+            name: Adam(
+                getattr(self, name).parameters(), lr=rate, betas=self.betas, weight_decay=self.weight_decay, fused=True
+            )
             for name, rate in self.learning_rates.items()
         }
 
