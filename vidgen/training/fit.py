@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from vidgen.checkpoint import describe_model, read_checkpoint
@@ -24,7 +23,7 @@ from vidgen.training.curves import draw_curves
 from vidgen.training.ema import ModuleAverage
 from vidgen.training.lightning import choose_strategy, quiet_lightning, take_over_manual_arguments
 from vidgen.training.monitor import IterationProgress, RunMonitor, SampleGrids
-from vidgen.training.random_state import RandomState
+from vidgen.training.random_state import RandomState, seed_globals
 
 
 @dataclass
@@ -96,7 +95,7 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
         UserError: see :func:`fit`.
     """
     quiet_lightning()
-    torch.manual_seed(run.seed)
+    seed_globals(run.seed, "weights")
     model = build_model(run)
     adversarial = isinstance(model, AdversarialModel)
     trainer_args = dict(run.trainer)

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from vidgen.distributed import gather_objects, world
+from vidgen.seeding import derive_seed
 
 
 def capture() -> dict[str, Any]:
@@ -36,6 +37,14 @@ def restore(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
+def seed_globals(*parts: int | str) -> None:
+    """Seed Python's, NumPy's and torch's global generators."""
+    seed = derive_seed(*parts)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 class RandomState(pl.Callback):
     """Saves every rank's generator states and restores them just before the first resumed iteration.
 
@@ -53,6 +62,10 @@ class RandomState(pl.Callback):
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         """Remember the states until training starts; building loaders may still draw numbers."""
         self._pending = checkpoint.get("random_states")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let every rank start from states of its own, whatever building the model has drawn."""
+        seed_globals(pl_module.seed, "global", world()[0])
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Restore this rank's state once."""
