@@ -16,7 +16,6 @@ from vidgen.data.request import ClipRequest
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
 from vidgen.models.base import VideoModel
-from vidgen.registry import DATASETS, MODELS
 
 
 class _WithWidths(VideoModel):
@@ -32,7 +31,6 @@ class _WithWidths(VideoModel):
         self.widths = widths
 
 
-@MODELS.register("test_model")
 class FakeModel(_WithWidths):
     """A model that takes every kind of argument.
 
@@ -72,7 +70,6 @@ class Part:
     names: Sequence[int | str] = ()
 
 
-@DATASETS.register("test_data")
 class FakeData(VideoDataset):
     """Videos of zeros.
 
@@ -95,10 +92,10 @@ class FakeData(VideoDataset):
 GOOD = """\
 seed: 3
 model:
-  name: test_model
+  name: tests.config.example.FakeModel
   dim_content: 5
 data:
-  name: test_data
+  name: tests.config.example.FakeData
   root: videos
   resolution: 8
   num_frames: 4

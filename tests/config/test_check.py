@@ -16,7 +16,7 @@ class TestChecks:
     def test_values_arrive_with_the_types_of_the_signature(self, folder: Path) -> None:
         text = GOOD + "ema: {decay: 0}\nlog: {fps: 4}\ncheckpoint: {mode: max}\n"
         (run,) = check(compose(write(text), ["model.rate=1", "model.widths=[1,2]", "data.part={share: 1}"]))
-        assert run.model == {"name": "test_model", "dim_content": 5, "rate": 1.0, "widths": (1, 2)}
+        assert run.model == {"name": "tests.config.example.FakeModel", "dim_content": 5, "rate": 1.0, "widths": (1, 2)}
         assert type(run.model["rate"]) is float
         assert run.data["root"] == Path("videos")
         assert run.data["part"] == Part(1.0)
@@ -56,7 +56,7 @@ class TestChecks:
             ("model.norm=bach", "model.norm: expected 'batch' | 'group', got 'bach' (str); did you mean 'batch'?"),
             ("model.first_stage=x.ckpt", "model.first_stage: no such file: x.ckpt"),
             ("model.first_stage=3", "model.first_stage: expected path | None, got 3 (int)"),
-            ("model.name=test_modle", "model.name: unknown model 'test_modle'; did you mean 'test_model'?"),
+            ("model.name=mocogam", "model.name: unknown model 'mocogam'; did you mean 'mocogan'?"),
             ("model.name=os.path.joyn", "model.name: model 'os.path.joyn': module 'os.path' has no 'joyn'"),
             ("model.name=os.path.join", "model.name: 'os.path.join' is not a VideoModel"),
             # the data
@@ -122,12 +122,14 @@ class TestChecks:
 
     def test_missing_arguments(self, folder: Path) -> None:
         assert message(GOOD.replace("  dim_content: 5\n", "")) == (
-            "model.dim_content: missing (test_model needs it); give it in the config or as model.dim_content=VALUE"
+            "model.dim_content: missing (tests.config.example.FakeModel needs it); "
+            "give it in the config or as model.dim_content=VALUE"
         )
         assert message(GOOD.replace("  batch_size: 2\n", "")) == (
-            "data.batch_size: missing (test_data needs it); give it in the config or as data.batch_size=VALUE"
+            "data.batch_size: missing (tests.config.example.FakeData needs it); "
+            "give it in the config or as data.batch_size=VALUE"
         )
-        assert message(GOOD.replace("  name: test_model\n", "")) == (
+        assert message(GOOD.replace("  name: tests.config.example.FakeModel\n", "")) == (
             f"model.name: missing (known: {', '.join(MODELS.names())})"
         )
 

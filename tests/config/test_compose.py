@@ -51,7 +51,8 @@ class TestComposition:
             "log={every: 2}",
         )
         assert found["model"] == {
-            "name": "test_model", "dim_content": 5, "rate": 1e-4, "widths": [1, 2], "first_stage": None,
+            "name": "tests.config.example.FakeModel",
+            "dim_content": 5, "rate": 1e-4, "widths": [1, 2], "first_stage": None,
         }  # fmt: skip
         assert found["data"]["part"] == {"names": [7]}
         assert found["log"] == {"every": 2}
@@ -130,7 +131,7 @@ class TestStages:
     def test_each_stage_merges_over_the_top_level(self, folder: Path) -> None:
         (first, one), (second, two) = compose(write(STAGES)).for_stages()
         assert (first, second) == ("first", "second")
-        assert one["model"] == {"name": "test_model", "dim_content": 6}
+        assert one["model"] == {"name": "tests.config.example.FakeModel", "dim_content": 6}
         assert one["trainer"] == {"max_steps": 20}
         assert two["model"]["dim_content"] == 5
         assert two["seed"] == 3

@@ -88,4 +88,4 @@ def _yaml(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+    return repr(list(value)) if isinstance(value, tuple) else repr(value)

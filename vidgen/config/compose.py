@@ -168,8 +168,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.y*ml"))) if path.parent.is_dir() else ""
-        raise UserError(f"{path}: no such file{near}") from None
+        raise UserError(f"{path}: no such file{did_you_mean(path.stem, _configs_in(path.parent))}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: a folder, not a config file") from None
     except UnicodeDecodeError:
@@ -187,6 +186,10 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections like 'model:', got a {type(content).__name__}")
     return content
+
+
+def _configs_in(folder: Path) -> list[str]:
+    return [file.stem for file in folder.iterdir() if file.suffix in (".yaml", ".yml")] if folder.is_dir() else []
 
 
 def _problem(error: yaml.YAMLError) -> str:
