@@ -215,11 +215,14 @@ def test_image_is_exact(tmp_path):
     assert torch.equal(torch.from_numpy(np.array(Image.open(tmp_path / "i.png"))).permute(2, 0, 1), image)
 
 
-@pytest.mark.parametrize("format", [name for name in FORMATS if name != "png"])
+@pytest.mark.parametrize("format", [name for name in FORMATS if name not in ("png", "strip")])
 def test_same_video_same_bytes(tmp_path, format):
-    for name in ("a", "b"):
-        write_video(tmp_path / name, smooth_video(), 8, format)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    video = torch.randint(0, 256, (3, 3, 52, 70), dtype=torch.uint8)
+    written = set()
+    for _ in range(20):
+        write_video(tmp_path / "v", video, 8, format)
+        written.add((tmp_path / "v").read_bytes())
+    assert len(written) == 1
 
 
 def test_names_of_the_formats():

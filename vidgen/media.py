@@ -192,8 +192,10 @@ def _encode_mp4(frames: Frames, fps: float) -> bytes:
     with av.open(buffer, "w", format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        stream.options = {"crf": "17", "preset": "medium"}
-        stream.codec_context.thread_count = 1  # the bytes must not depend on the number of cores
+        # The same frames must give the same bytes: one thread whatever the number of cores, and no macroblock tree,
+        # whose decisions vary from call to call (seen with libx264 165 on frames of 70x52).
+        stream.options = {"crf": "17", "preset": "medium", "x264-params": "mbtree=0"}
+        stream.codec_context.thread_count = 1
         stream.codec_context.colorspace = _SMPTE170M
         for frame in frames:
             rgb = frame if frame.shape[2] == 3 else np.repeat(frame, 3, axis=2)

@@ -1,0 +1,172 @@
+"""``vidgen sample``: make videos with a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vidgen.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from vidgen.models.base import VideoModel
+
+HELP = (
+    "Make videos with a trained model, and a grid of the first 64. The n-th video depends on the checkpoint, the\n"
+    "seed, n and the options only: a stopped command goes on where it was when it is given again, and under\n"
+    "torchrun or srun the processes share the work. Every keyword of the model's `sample` is an option too; with\n"
+    "--ckpt, --help lists them."
+)
+EXAMPLE = "vidgen sample --ckpt runs/weizmann/checkpoints/last.ckpt --num 64 --class 2 --format gif --out samples"
+LOWER = "--batch-size or --num-frames"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("--ckpt", required=True, type=Path, metavar="PATH", help="checkpoint, or an exported folder")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the videos")
+    parser.add_argument("--num", type=int, default=64, metavar="N", help="how many videos (64)")
+    parser.add_argument("--num-frames", type=int, metavar="T", help="frames of a video (as in training)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other videos (0)")
+    parser.add_argument(
+        "--format",
+        default="mp4",
+        metavar="mp4|gif|png|strip|npz",
+        help="mp4 (the default); gif; png: a folder of frames; strip: one picture, frames side by side; "
+        "npz: uint8 array `video` (T, H, W, C)",
+    )
+    parser.add_argument("--fps", type=float, default=8.0, metavar="F", help="frames per second (8)")
+    parser.add_argument("--class", dest="class_name", metavar="NAME|N", help="class of all videos, by name or by index")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="videos made at once (16)")
+    parser.add_argument("--device", metavar="cpu|cuda", help="where the model runs (cuda where there is one)")
+    parser.add_argument("--raw-weights", action="store_true", help="take the raw weights, not their moving average")
+    parser.add_argument(
+        "--rounding", default="round", choices=("round", "truncate"), help="how floats become bytes (round)"
+    )
+    parser.add_argument("--model", metavar="PATH", help="class of a model of your own, as package.module.Class")
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse what is known; the rest is for the model's ``sample`` and lands in ``keywords``."""
+    if {"-h", "--help"} & set(arguments):
+        peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        peek.add_argument("--ckpt", type=Path)
+        peek.add_argument("--model")
+        known, _ = peek.parse_known_args(arguments)
+        if known.ckpt is not None:
+            parser.epilog = _keyword_help(known.ckpt, known.model) + (parser.epilog or "")
+    args, words = parser.parse_known_args(arguments)
+    args.keywords = words
+    args.options = [option for action in parser._actions for option in action.option_strings]
+    return args
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load the model, make the videos, and say where they lie."""
+    from vidgen.checkpoint import load
+    from vidgen.cli.keywords import parse_keywords
+    from vidgen.sampling import file_fingerprint, sample_to_folder
+
+    about, weights = _describe(args.ckpt, args.raw_weights)
+    cls = _model_class(about, args.model)
+    keywords = parse_keywords(cls, args.keywords, args.options)
+    if args.class_name is not None:
+        if "label" in keywords:
+            raise UserError("--class and --label: say the same thing; give one of them")
+        keywords["label"] = class_index(args.class_name, cls, about)
+    own = cls if args.model else None
+    model = load(args.ckpt, ema=not args.raw_weights, device=_device(args.device), model=own)
+    if args.class_name is not None and model.task == "unconditional":
+        raise UserError(f"--class {args.class_name}: the model has no classes")
+    report = sample_to_folder(
+        model,
+        args.out,
+        num=args.num,
+        num_frames=args.num_frames,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        format=args.format,
+        fps=args.fps,
+        rounding=args.rounding,
+        keywords=keywords,
+        checkpoint_fingerprint=file_fingerprint(args.ckpt),
+        weights=weights,
+    )
+    print(f"wrote {report.written} videos to {args.out}{os.sep}; {report.skipped} were there already")
+    for path in report.grids:
+        print(f"  grid: {path}")
+    return 0
+
+
+def class_index(name: str, cls: type[VideoModel], about: dict[str, Any]) -> int:
+    """The label that a class name, or an index, stands for; a name goes before an index.
+
+    Args:
+        name: what the user gave.
+        cls: the model's class.
+        about: what the checkpoint says about itself.
+
+    Raises:
+        UserError: no such class, no names to look it up in, or a model without classes.
+    """
+    from vidgen.cli.keywords import sample_keywords
+
+    if "label" not in sample_keywords(cls):
+        raise UserError(f"--class {name}: the model has no classes")
+    names = list((about.get("data_spec") or {}).get("class_names") or [])
+    if name in names:
+        return names.index(name)
+    if name.isdecimal() and (not names or int(name) < len(names)):
+        return int(name)
+    if not names:
+        raise UserError(f"--class {name}: the checkpoint does not name its classes; give an index, from 0")
+    raise UserError(f"--class {name}: unknown class{did_you_mean(name, names)} (classes: {', '.join(names)})")
+
+
+def _describe(path: Path, raw_weights: bool) -> tuple[dict[str, Any], Literal["ema", "raw"]]:
+    """What a checkpoint or an exported folder says about itself, and which weights of it are wanted."""
+    from vidgen.checkpoint import read_checkpoint
+    from vidgen.export import read_export
+
+    if path.is_dir():
+        about = read_export(path)
+        if raw_weights and about["weights"] == "ema":
+            raise UserError(f"--raw-weights: {path} has averaged weights only; export the raw ones as well")
+        return about, about["weights"]
+    payload = read_checkpoint(path)
+    return payload["vidgen"], "ema" if payload.get("ema") and not raw_weights else "raw"
+
+
+def _model_class(about: dict[str, Any], own: str | None) -> type[VideoModel]:
+    from vidgen.registry import MODELS
+
+    return MODELS.get(own or str(about["model"]))
+
+
+def _keyword_help(path: Path, own: str | None) -> str:
+    from vidgen.cli.keywords import describe_keywords
+
+    about, _ = _describe(path, raw_weights=False)
+    return f"keywords of {about['model']}:\n{describe_keywords(_model_class(about, own))}\n\n"
+
+
+def _device(name: str | None) -> str:
+    """The device that the user named, or the best there is; several processes on one machine take one GPU each."""
+    import torch
+
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: unknown device; use cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: no CUDA device here; use cpu")
+    if name == "cuda":
+        local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+        return f"cuda:{local % torch.cuda.device_count()}"
+    return name
