@@ -261,7 +261,7 @@ def real_batch(inputs: dict[str, Tensor], step: int) -> dict[str, Tensor]:
 
 
 def check_train_step(reference: Reference) -> None:
-    config, inputs, outputs = reference.config, reference.inputs, reference.outputs
+    config, inputs = reference.config, reference.inputs
     image_kind, video_kind = kinds_of(reference.state)
     model = ReplayedMoCoGAN(
         channels=config["n_channels"],
