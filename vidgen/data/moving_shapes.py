@@ -56,7 +56,10 @@ class MovingShapes(VideoDataset):
         size: smallest and largest side of a shape's bounding square, as fractions of the frame's side.
         travel: least and greatest way from the first to the last frame of a clip, as fractions of the frame's side;
             the greatest is cut to what keeps the shape inside.
-        label_by: what the label says: direction, shape, color, or none for no labels.
+        spread: how far paths stray from the middle of the frame, as a fraction of the room that they have; 0 lets every
+            path pass through the middle.
+        label_by: what the label says: direction, shape, color, color_direction (one class for each pair), or none for
+            no labels.
         seed: seed of the videos; another seed gives other videos of the same kind.
     """
 
@@ -73,7 +76,8 @@ class MovingShapes(VideoDataset):
         directions: Sequence[str] = tuple(DIRECTIONS),
         size: tuple[float, float] = (0.25, 0.375),
         travel: tuple[float, float] = (0.4, 0.6),
-        label_by: Literal["direction", "shape", "color", "none"] = "direction",
+        spread: float = 1.0,
+        label_by: Literal["direction", "shape", "color", "color_direction", "none"] = "direction",
         seed: int = 0,
     ) -> None:
         check_clip_settings(resolution, num_frames, stride)
@@ -87,11 +91,12 @@ class MovingShapes(VideoDataset):
         self.directions = _choices("directions", directions, tuple(DIRECTIONS))
         _check_range("size", size, 0.05, 0.9)
         _check_range("travel", travel, 0.0, 1.0)
+        if not 0 <= spread <= 1:
+            raise UserError(f"data.spread is {spread:g}; it must be between 0 (centred paths) and 1 (anywhere inside)")
         self._draw_videos(num_videos, seed)
         self.sizes = (size[0] + (size[1] - size[0]) * self._uniform[:, 3]).astype(np.float32)
-        self._draw_paths(length, num_frames, stride, travel)
-        names = {"direction": self.directions, "shape": self.shapes, "color": self.colors, "none": ()}[label_by]
-        numbers = {"direction": self._direction, "shape": self._shape, "color": self._color, "none": None}[label_by]
+        self._draw_paths(length, num_frames, stride, travel, spread)
+        names, numbers = self._labels(label_by)
         spec = DataSpec(
             channels=3,
             resolution=resolution,
@@ -113,7 +118,21 @@ class MovingShapes(VideoDataset):
         self._color = (self._uniform[:, 1] * len(self.colors)).astype(np.int64)
         self._direction = (self._uniform[:, 2] * len(self.directions)).astype(np.int64)
 
-    def _draw_paths(self, length: int, num_frames: int, stride: int, travel: tuple[float, float]) -> None:
+    def _labels(self, label_by: str) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+        """Class names, and the class of every video."""
+        pairs = tuple(f"{color}_{direction}" for color in self.colors for direction in self.directions)
+        known: dict[str, tuple[tuple[str, ...], NDArray[np.int64] | None]] = {
+            "direction": (self.directions, self._direction),
+            "shape": (self.shapes, self._shape),
+            "color": (self.colors, self._color),
+            "color_direction": (pairs, self._color * len(self.directions) + self._direction),
+            "none": ((), None),
+        }
+        return known[label_by]
+
+    def _draw_paths(
+        self, length: int, num_frames: int, stride: int, travel: tuple[float, float], spread: float
+    ) -> None:
         """Centres at time 0 and velocities per source frame, ``(N, 2)`` each, in sides of the frame."""
         room = 1 - self.sizes.astype(np.float64)
         spanned = stride * (num_frames - 1) if length >= stride * num_frames else num_frames - 1
@@ -130,7 +149,8 @@ class MovingShapes(VideoDataset):
         self._velocity = step * (way / max(spanned, 1))[:, None]
         low = self.sizes[:, None] / 2 - np.minimum(self._velocity * (length - 1), 0)
         high = 1 - self.sizes[:, None] / 2 - np.maximum(self._velocity * (length - 1), 0)
-        self._start = low + (np.maximum(high, low) - low) * self._uniform[:, 5:7]
+        place = 0.5 + spread * (self._uniform[:, 5:7] - 0.5)
+        self._start = low + (np.maximum(high, low) - low) * place
 
     def centers(self, video: int, times: Sequence[int]) -> NDArray[np.float64]:
         """Centres (x, y) of a video's shape at source frames, ``(T, 2)``, in sides of the frame."""
