@@ -96,6 +96,15 @@ def test_a_dry_run_shows_what_would_be_trained_and_writes_nothing(
     assert sorted(folder.rglob("*")) == before
 
 
+def test_a_model_of_your_own_in_the_working_folder(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    Path("my_small_model.py").write_text("from vidgen.models.mocogan import MoCoGAN\nclass Mine(MoCoGAN): pass\n")
+    assert main(["fit", "--config", "small.yaml", "model.name=my_small_model.Mine", "--dry-run"]) == 0
+    assert "model my_small_model.Mine, task unconditional" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["small.yaml", "two.yaml"])
 def test_two_processes_share_one_folder(config: str) -> None:

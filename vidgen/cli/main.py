@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"vidgen {__version__}")
             return 0
         module = _command(arguments[0])
+        _let_own_modules_be_named()
         parser = build_parser(arguments[0], module)
         parse = getattr(module, "parse", Parser.parse_intermixed_args)
         args = parse(parser, arguments[1:])
@@ -152,6 +153,12 @@ def _command(name: str) -> ModuleType:
         near = did_you_mean(name, COMMANDS)
         raise UserError(f"unknown command {name!r}{near or '; see vidgen --help'}")
     return importlib.import_module(COMMANDS[name][0])
+
+
+def _let_own_modules_be_named() -> None:
+    """Find ``my_model.MyModel`` in the working folder, last of all places, as ``python -m vidgen`` does."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
 
 
 def _report(message: str, status: int, every_rank: bool = False) -> int:
