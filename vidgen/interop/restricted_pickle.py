@@ -61,6 +61,7 @@ class _Builder:
     """A rebuilding function as the unpickler sees it: it can be called, and nothing in it can be set."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         object.__setattr__(self, "_function", function)
@@ -76,6 +77,7 @@ class _StorageType:
     """The class of a storage: its element type."""
 
     __slots__ = ("dtype",)
+    dtype: torch.dtype
 
     def __init__(self, dtype: torch.dtype) -> None:
         object.__setattr__(self, "dtype", dtype)
@@ -154,7 +156,7 @@ class RestrictedUnpickler(pickle.Unpickler):
         path = f"{module}.{name}"
         packages = [record[:-1] for record in self.records if record.endswith(".*")]
         if path in self.records or path.startswith(tuple(packages)):
-            return type(Record)(name.rpartition(".")[2], (Record,), {"path": path})
+            return type(name.rpartition(".")[2], (Record,), {"path": path})
         raise UserError(f"names {path}, which is not allowed in such a file; nothing in it was executed")
 
     def persistent_load(self, pid: Any) -> Any:

@@ -390,6 +390,13 @@ def network_plan(resolution: int) -> tuple[int, int]:
     )
 
 
+def check_positive(**sizes: int) -> None:
+    """Raise a UserError for the first size below 1."""
+    for key, value in sizes.items():
+        if value < 1:
+            raise UserError(f"model.{key} {value}: must be at least 1")
+
+
 def fewest_frames(doublings: int, video_discriminator: str) -> int:
     """Frames of the shortest video that D_V takes: each of its convolutions takes three frames off."""
     return 3 * (doublings + (video_discriminator == "full")) + 1
@@ -479,6 +486,15 @@ class MoCoGAN(AdversarialModel):
         self.use_categories = dim_category > 0 if use_categories is None else use_categories
         self.use_infogan = dim_category > 0 if use_infogan is None else use_infogan
         self.num_classes = dim_category if self.use_categories or self.use_infogan else 0
+        check_positive(
+            channels=channels,
+            dim_content=dim_content,
+            dim_motion=dim_motion,
+            generator_width=generator_width,
+            discriminator_width=discriminator_width,
+        )
+        if instance_noise < 0:
+            raise UserError(f"model.instance_noise {instance_noise}: a standard deviation cannot be negative")
         self._check_classes(video_discriminator, category_input)
         shortest = fewest_frames(doublings, video_discriminator)
         if num_frames < shortest:
@@ -788,12 +804,13 @@ class MoCoGAN(AdversarialModel):
                 generator.manual_seed(derive_seed(seed, "sample", number, "motion", block))
                 noise.append(torch.randn(NOISE_BLOCK, self.dim_motion, generator=generator))
             motion.append(torch.cat(noise)[skipped : skipped + length])
+        like = self.generator.recurrent.weight_hh
         classes = torch.stack(category) if label is None else torch.full((len(numbers),), label)
         return LatentDraws(
-            content=torch.stack(content).to(self.device, self.dtype),
-            category=classes.to(self.device) if self.dim_category else None,
-            initial=torch.stack(initial).to(self.device, self.dtype),
-            motion=torch.stack(motion, dim=1).to(self.device, self.dtype),
+            content=torch.stack(content).to(like),
+            category=classes.to(like.device) if self.dim_category else None,
+            initial=torch.stack(initial).to(like),
+            motion=torch.stack(motion, dim=1).to(like),
         )
 
 
