@@ -1,0 +1,276 @@
+"""tools/benchmark.py measures what it says, and times nothing against an original that computes something else."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from vidgen.models.base import AdversarialModel, Batch, LossTerms
+from vidgen.models.mocogan import LatentDraws, MoCoGAN
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+import benchmark
+import pairing
+from references import mocogan as official
+
+TINY = [f"{key}={value}" for key, value in MoCoGAN.small_variants()["default"].items()]
+SHORT = ["--iterations", "2", "--warm-up", "1", "--batch-size", "2", "--images", "3"]
+
+
+class Toy(AdversarialModel):
+    """One update of one layer against noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1, bias=False)
+        nn.init.zeros_(self.layer.weight)
+
+    def build_optimizers(self) -> dict[str, Optimizer]:
+        return {"generator": SGD(self.parameters(), lr=0.1)}
+
+    def example_batch(self, batch_size: int, seed: int = 0) -> Batch:
+        return {"video": torch.arange(1.0, 1 + 2 * batch_size).view(batch_size, 2)}
+
+    def iteration(self, batches: list[Batch]) -> None:
+        self.update("generator", self.generator_loss)
+
+    def draw(self, rows: int) -> Tensor:
+        return self.noise("toy").normal(rows, 1)
+
+    def generator_loss(self, batches: list[Batch]) -> LossTerms:
+        video = batches[0]["video"].to(self.dtype)
+        return {"distance": (self.layer(video) - self.draw(len(video))).square().mean()}
+
+
+class ToyOriginal(pairing.Reference):
+    """The same, written down a second time."""
+
+    title = "the toy's original"
+    learning_rate = 0.1
+
+    def __init__(self, path: Path, model: AdversarialModel) -> None:
+        self.model: Any = model
+        self.weight = torch.ones(1, 2, dtype=model.dtype, requires_grad=True)
+        self.state = {"layer.weight": self.weight}
+        self.optimizers = {"generator": SGD([self.weight], lr=self.learning_rate)}
+        self.drawn: list[Tensor] = []
+
+    def loss(self, video: Tensor, noise: Tensor) -> Tensor:
+        return ((video @ self.weight.T - noise) ** 2).sum() / len(video)
+
+    def iteration(self, batches: list[Batch]) -> dict[str, Tensor]:
+        video = batches[0]["video"].to(self.weight.dtype)
+        self.drawn.append(torch.randn(len(video), 1, dtype=video.dtype))
+        loss = self.loss(video, self.drawn[-1])
+        self.optimizers["generator"].zero_grad()
+        loss.backward()
+        self.optimizers["generator"].step()
+        return {"generator": loss}
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[Tensor]]:
+        self.drawn.clear()
+        yield self.drawn
+
+    @contextmanager
+    def replayed(self, draws: list[Tensor]) -> Iterator[None]:
+        self.model.draw = lambda rows: draws[0]
+        yield
+        del self.model.draw
+
+
+class OtherLoss(ToyOriginal):
+    """Twice the loss."""
+
+    def loss(self, video: Tensor, noise: Tensor) -> Tensor:
+        return 2 * super().loss(video, noise)
+
+
+class OtherGradient(ToyOriginal):
+    """The same loss with twice the gradient."""
+
+    def loss(self, video: Tensor, noise: Tensor) -> Tensor:
+        loss = super().loss(video, noise)
+        return 2 * loss - loss.detach()
+
+
+class OtherStep(ToyOriginal):
+    """Steps twice as far."""
+
+    learning_rate = 0.2
+
+
+class OtherWeights(ToyOriginal):
+    """Has a weight more."""
+
+    def __init__(self, path: Path, model: AdversarialModel) -> None:
+        super().__init__(path, model)
+        self.state = {**self.state, "layer.bias": torch.zeros(1)}
+
+
+TOY = f"{__name__}.Toy"
+
+
+def run_toy(monkeypatch: pytest.MonkeyPatch, original: type[ToyOriginal], path: Path) -> int:
+    monkeypatch.setattr(benchmark, "find_reference", lambda name: original)
+    return benchmark.main(["train", "--model", TOY, "--reference", str(path), *SHORT])
+
+
+def test_prints_speed_shares_and_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark.main(["train", "--model", "mocogan", "--set", *TINY, *SHORT]) == 0
+    printed = capsys.readouterr().out
+    speed = re.search(r"^speed: (\S+) iterations/s \((\S+) s, median of 2\)$", printed, re.MULTILINE)
+    assert speed is not None
+    assert float(speed[1]) > 0
+    assert float(speed[1]) * float(speed[2]) == pytest.approx(1, rel=1e-2)
+    shares = {name: float(share) for name, share in re.findall(r"^  (\S+) +(\S+) %$", printed, re.MULTILINE)}
+    updates = ["image_discriminator", "video_discriminator", "generator"]
+    assert list(shares) == ["data", *(part for name in updates for part in (name, f"{name}/optimizer")), "other"]
+    assert sum(shares.values()) == pytest.approx(100, abs=1)
+    assert all(share >= 0 for share in shares.values())
+    memory = re.search(r"^peak memory: (\d+) MiB", printed, re.MULTILINE)
+    assert memory is not None
+    assert int(memory[1]) > 50
+
+
+def test_times_whole_iterations_and_the_parts_of_others() -> None:
+    ticks = count()
+    stopwatch = benchmark.Stopwatch(warm_up=1, timed=2, clock=lambda: float(next(ticks)))
+    model = Toy()
+    source = benchmark.data_source(model, "random", 2, 0, 1)
+    benchmark.train(model, source, stopwatch, stopwatch.total, torch.device("cpu"))
+    assert stopwatch.total == 4
+    assert stopwatch.seconds == [1.0, 1.0]  # two readings: the end of the iteration before, the end of this one
+    assert stopwatch.parts == {"data": 1.0, "generator": 1.0, "generator/optimizer": 1.0}
+    assert stopwatch.parts_total == 6.0  # the first part begins at once, four readings more lie between
+    assert sum(stopwatch.shares().values()) == pytest.approx(1)
+
+
+def test_compares_then_times_in_turn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run_toy(monkeypatch, ToyOriginal, tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3] == "reference: the toy's original"
+    assert re.fullmatch(
+        r"largest differences over 2 iterations in float64: losses \S+, gradients \S+, weights \S+ "
+        r"\(tolerance 1e-08\)",
+        lines[4],
+    )
+    assert re.fullmatch(r"2 pairs: vidgen \S+ s, original \S+ s per iteration \(medians\)", lines[5])
+    assert re.fullmatch(r"ratio of the medians: \S+", lines[6])
+    assert re.fullmatch(r"ratio pair by pair: median \S+, min \S+, max \S+", lines[7])
+
+
+@pytest.mark.parametrize(
+    ("original", "what"),
+    [
+        (OtherLoss, "the loss of generator is 0.5 of its norm apart (tolerance 1e-06)"),
+        (OtherGradient, "the gradient of layer.weight is 0.5 of its norm apart (tolerance 1e-08)"),
+        (OtherStep, "layer.weight after the update is 0.5 of its norm apart (tolerance 1e-08)"),
+    ],
+)
+def test_refuses_an_original_that_computes_something_else(
+    original: type[ToyOriginal],
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    assert run_toy(monkeypatch, original, tmp_path) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"error: the toy's original computes something else: in iteration 1 {what}"
+
+
+def test_refuses_an_original_with_other_weights(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run_toy(monkeypatch, OtherWeights, tmp_path) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error: the toy's original: only one of the two has layer.bias"
+
+
+def test_each_takes_its_turn_on_the_same_clock() -> None:
+    model, ticks = Toy(), count()
+    turns = pairing.Turns(model, ToyOriginal(Path(), model), warm_up=1, clock=lambda: float(next(ticks)))
+    benchmark.train(model, benchmark.data_source(model, "random", 2, 0, 1), turns, 3, torch.device("cpu"))
+    assert turns.pairs == [(1.0, 1.0), (1.0, 1.0)]
+
+
+def test_describes_pairs() -> None:
+    assert pairing.describe_pairs([(1.0, 2.0), (3.0, 4.0), (2.0, 8.0)]) == (
+        "3 pairs: vidgen 2 s, original 4 s per iteration (medians)\n"
+        "ratio of the medians: 0.500\n"
+        "ratio pair by pair: median 0.500, min 0.250, max 0.750"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "mocogan", "--set", "resolutoin=32"],
+         "--set resolutoin: mocogan has no such argument; did you mean 'resolution'?"),
+        (["--model", "mocogan", "--set", "resolution=wide"], "--set resolution: expected int, got 'wide'"),
+        (["--model", "mocogan", "--set", "resolution"], "--set resolution: expected key=value"),
+        (["--model", "mocogan", "--set", *TINY, "dim_category=3"],
+         "model.dim_category: is 3, but the data has classes 4; make them equal"),
+        (["--model", TOY, "--reference", "/nowhere"],
+         f"--reference: there is no adapter for {TOY} (there is one for: mocogan)"),
+        (["--model", "mocogan", "--set", *TINY, "--reference", "/nowhere"],
+         "model.resolution: is 16, but the official code is compared at 64 only"),
+        (["--model", "mocogan", "--reference", "/nowhere"],
+         "/nowhere: has no src/models.py; give a checkout of github.com/sergeytulyakov/mocogan"),
+    ],
+)  # fmt: skip
+def test_says_what_is_wrong_in_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark.main(["train", *arguments, *SHORT]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {message}"
+
+
+def test_brings_old_code_up_to_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "models.py").write_text(
+        "import torch\n"
+        "T = torch\n"
+        "for key, value in {'four': torch.tensor(4.0)}.iteritems():\n"
+        "    print '%s is %d' % (key, value.data[0])\n"
+        "HALF = T.FloatTensor(6, 1).size(0) / 4\n"
+    )
+    module: Any = official.import_official(tmp_path, "models", Toy())
+    assert capsys.readouterr().out == "four is 4\n"
+    assert module.HALF == 1
+    assert official.import_official(tmp_path, "models", Toy().double()).T.FloatTensor is torch.DoubleTensor
+
+
+def test_chosen_rows_become_videos_and_frames() -> None:
+    numbers = torch.arange(3.0)
+    motion = torch.stack([10 * numbers, 10 * numbers + 1])[:, :, None]  # (T, N, 1): ten times the video, plus the frame
+    draws = LatentDraws(numbers[:, None], torch.tensor([2, 1, 0]), -numbers[:, None], motion)
+    chosen, frame = official.chosen_frames(draws, np.array([5, 0, 4]))  # rows of 3 videos of 2 frames
+    assert frame.tolist() == [[0], [0], [1]]
+    assert chosen.content.flatten().tolist() == [0, 2, 2]
+    assert chosen.category is not None
+    assert chosen.category.tolist() == [2, 0, 0]
+    assert chosen.initial.flatten().tolist() == [0, -2, -2]
+    assert chosen.motion[:, :, 0].tolist() == [[0, 20, 20], [1, 21, 21]]
+
+
+def test_layers_correspond_by_kind_and_order() -> None:
+    ours = nn.ModuleDict({"norms": nn.BatchNorm2d(2), "layers": nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 3, 1))})
+    theirs = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1))
+    found = official.corresponding("d", ours, theirs)
+    assert found.keys() == {f"d.{key}" for key in ours.state_dict()}
+    assert found["d.norms.running_var"] is theirs[1].running_var
+    assert found["d.layers.1.weight"] is theirs[2].weight

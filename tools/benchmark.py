@@ -1,0 +1,361 @@
+"""Measure how fast a model trains, alone or side by side with its original.
+
+    python tools/benchmark.py train --model mocogan
+    python tools/benchmark.py train --model mocogan --set dim_category=6 --threads 1 --reference ~/mocogan
+
+The model trains in Lightning's own loop, at its paper's sizes unless ``--set`` says otherwise. Printed are iterations
+per second (from the median time of an iteration, after a warm-up), the peak memory, and which share of an iteration
+went to fetching data, to forward and backward of each update, and to each optimiser. With ``--reference`` the
+original's iteration runs in turn with the model's, see ``tools/pairing.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from pairing import Comparison, Reference, Turns, describe_pairs
+from torch.utils.data import DataLoader, IterableDataset
+
+import vidgen
+from vidgen.config.signature import Mismatch, convert, parameters_of, type_name
+from vidgen.data.module import VideoDataModule
+from vidgen.errors import UserError, did_you_mean
+from vidgen.models.base import AdversarialModel, Batch, VideoModel
+from vidgen.registry import DATASETS, MODELS
+from vidgen.training.lightning import quiet_lightning, take_over_manual_arguments
+
+TOOLS = Path(__file__).parent
+SHARE_ITERATIONS = 4  # of every so many timed iterations one more is spent on the shares
+BATCHES_IN_MEMORY = 4
+COMPARED = 2  # iterations; the second one depends on everything that the first one updated
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is measured
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def build_model(name: str, settings: Sequence[str]) -> VideoModel:
+    """A registered model, or one by its dotted path, with the given constructor arguments.
+
+    Args:
+        name: registry name or dotted path.
+        settings: ``key=value`` each, the value in YAML.
+
+    Raises:
+        UserError: there is no such model or argument, or the value is of another type.
+    """
+    cls = MODELS.get(name)
+    parameters = parameters_of(cls)
+    arguments = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting}: expected key=value")
+        if key not in parameters:
+            raise UserError(f"--set {key}: {name} has no such argument{did_you_mean(key, parameters)}")
+        try:
+            arguments[key] = convert(yaml.safe_load(text), parameters[key].hint)
+        except (Mismatch, yaml.YAMLError):
+            raise UserError(f"--set {key}: expected {type_name(parameters[key].hint)}, got {text!r}") from None
+    return cls(**arguments)
+
+
+class BatchesInMemory(IterableDataset):
+    """Endless random batches of the model's own making, a few of them over and over.
+
+    Args:
+        model: says which keys, shapes and ranges it reads.
+        batch_size: videos of a batch.
+        images: separate frames of a batch, where the model reads any.
+        per_element: batches of one iteration; 0 for a plain batch.
+    """
+
+    def __init__(self, model: VideoModel, batch_size: int, images: int, per_element: int) -> None:
+        self.per_element = per_element
+        self.batches: list[Batch] = []
+        for number in range(BATCHES_IN_MEMORY):
+            batch = model.example_batch(batch_size, seed=number)
+            if "images" in batch:
+                batch["images"] = model.example_batch(images, seed=number)["images"]
+            self.batches.append({key: value.cpu() for key, value in batch.items()})
+
+    def __iter__(self) -> Iterator[Any]:
+        number = 0
+        while True:
+            element = [self.batches[(number + i) % BATCHES_IN_MEMORY] for i in range(max(1, self.per_element))]
+            yield element if self.per_element else element[0]
+            number += len(element)
+
+
+def data_source(model: VideoModel, name: str, batch_size: int, images: int, per_element: int) -> Any:
+    """What feeds the training loop: ``random`` batches in memory, or a data set that needs no files.
+
+    Raises:
+        UserError: the data cannot serve the model.
+    """
+    if name == "random":
+        return DataLoader(BatchesInMemory(model, batch_size, images, per_element), batch_size=None)
+    dataset = DATASETS.get(name)(resolution=model.init_args["resolution"], num_frames=model.init_args["num_frames"])
+    model.check_data(dataset.spec)
+    images = images if "images" in model.train_keys else 0
+    return VideoDataModule(dataset, batch_size=batch_size, images_per_batch=images, batches_per_iteration=per_element)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# How it is measured
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Seconds, read when the device has done what it was asked to."""
+    if device.type != "cuda":
+        return time.perf_counter
+
+    def read() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return read
+
+
+class Stopwatch(pl.Callback):
+    """Times whole iterations, each from the end of the one before, and then the parts of a few more.
+
+    Args:
+        warm_up: iterations that are not timed.
+        timed: iterations whose time counts.
+        clock: seconds, with all work done that was asked for before.
+    """
+
+    def __init__(self, warm_up: int, timed: int, clock: Callable[[], float]) -> None:
+        self.warm_up = warm_up
+        self.timed = timed
+        self.clock = clock
+        self.total = warm_up + timed + max(1, timed // SHARE_ITERATIONS)
+        self.seconds: list[float] = []
+        self.parts: dict[str, float] = {}
+        self.parts_total = 0.0
+        self._mark = 0.0
+
+    @property
+    def seconds_per_iteration(self) -> float:
+        """The median."""
+        return statistics.median(self.seconds)
+
+    def shares(self) -> dict[str, float]:
+        """Part of an iteration -> share of its time; what no part accounts for is ``other``."""
+        shares = {name: seconds / self.parts_total for name, seconds in self.parts.items()}
+        return {**shares, "other": 1 - sum(shares.values())}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a part."""
+        start = self.clock()
+        yield
+        self.parts[name] = self.parts.get(name, 0.0) + self.clock() - start
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._mark = self.clock()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """From the end of an iteration to here, data were fetched."""
+        if batch_idx < self.warm_up + self.timed:
+            return
+        self.parts["data"] = self.parts.get("data", 0.0) + self.clock() - self._mark
+        if isinstance(pl_module, AdversarialModel):
+            pl_module.update_timer = self.part
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the iteration."""
+        seconds = self.clock() - self._mark
+        if self.warm_up <= batch_idx < self.warm_up + self.timed:
+            self.seconds.append(seconds)
+        elif batch_idx >= self.warm_up + self.timed:
+            self.parts_total += seconds
+        self._mark = self.clock()
+
+
+def train(
+    model: VideoModel, source: Any, callback: pl.Callback, iterations: int, device: torch.device, **options: Any
+) -> None:
+    """Train in Lightning's loop as ``vidgen fit`` does, without logs and checkpoints."""
+    quiet_lightning()
+    trainer = pl.Trainer(
+        max_steps=iterations,
+        max_epochs=-1,
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[callback],
+        **options,
+    )
+    if isinstance(source, pl.LightningDataModule):
+        trainer.fit(model, datamodule=source)
+    else:
+        trainer.fit(model, train_dataloaders=source)
+
+
+def peak_memory(device: torch.device) -> str:
+    """The most memory that was in use, in MiB: of the process, and of what torch gave out on the GPU."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    process = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.0f} MiB (process)"
+    if device.type != "cuda":
+        return process
+    return f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB (GPU), {process}"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The command
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def find_reference(model_name: str) -> type[Reference]:
+    """The adapter of a model's original.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = sorted(path.stem for path in (TOOLS / "references").glob("*.py"))
+    if model_name not in known:
+        raise UserError(f"--reference: there is no adapter for {model_name} (there is one for: {', '.join(known)})")
+    return import_module(f"references.{model_name}").Reference
+
+
+def describe_setting(model_name: str, settings: Sequence[str], arguments: argparse.Namespace, model: Any) -> list[str]:
+    """Lines that say what ran where."""
+    images = f" and {arguments.images} images" if "images" in model.train_keys else ""
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else f"CPU ({platform.machine()})"
+    command = ["git", "-C", str(TOOLS), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() or "no checkout"
+    return [
+        f"model: {model_name} {' '.join(settings) or '(defaults)'}, batches of {arguments.batch_size} videos{images}",
+        f"vidgen {vidgen.__version__} ({commit}), torch {torch.__version__}, Lightning {pl.__version__}, "
+        f"Python {platform.python_version()}",
+        f"{device}, {torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f}",
+    ]
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """``benchmark.py train``: measure, and print what was found.
+
+    Raises:
+        UserError: something asked for does not exist or does not fit, or model and original disagree.
+    """
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    model = build_model(arguments.model, arguments.set)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).train()
+    per_element = take_over_manual_arguments(model, {}) if isinstance(model, AdversarialModel) else 0
+    data = arguments.data or ("random" if arguments.reference else "moving_shapes")
+    source = data_source(model, data, arguments.batch_size, arguments.images, per_element)
+    for line in describe_setting(arguments.model, arguments.set, arguments, model):
+        print(line)
+    if arguments.reference:
+        run_pair(model, source, arguments, device)
+    else:
+        stopwatch = Stopwatch(arguments.warm_up, arguments.iterations, clock_of(device))
+        train(model, source, stopwatch, stopwatch.total, device)
+        seconds = stopwatch.seconds_per_iteration
+        print(f"speed: {1 / seconds:.4g} iterations/s ({seconds:.4g} s, median of {len(stopwatch.seconds)})")
+        print("shares of an iteration:")
+        for name, share in stopwatch.shares().items():
+            print(f"  {name:<34}{100 * share:5.1f} %")
+    print(f"peak memory: {peak_memory(device)}")
+
+
+def run_pair(model: VideoModel, source: Any, arguments: argparse.Namespace, device: torch.device) -> None:
+    """Compare with the original, then time both in turn.
+
+    Raises:
+        UserError: there is no original for the model, or the two disagree.
+    """
+    if not isinstance(model, AdversarialModel):
+        raise UserError(f"--reference: {arguments.model} does not train by named updates")
+    adapter = find_reference(arguments.model)
+    comparison = Comparison(model, adapter(arguments.reference, model.double()))
+    print(f"reference: {comparison.reference.title}")
+    train(model, source, comparison, COMPARED, device, precision="64-true")
+    print(comparison)
+    turns = Turns(model, adapter(arguments.reference, model.float()), arguments.warm_up, clock_of(device))
+    train(model, source, turns, arguments.warm_up + arguments.iterations, device)
+    print(describe_pairs(turns.pairs))
+    print(f"load average at the end: {os.getloadavg()[0]:.1f}")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser(
+        "train",
+        help="speed of training",
+        description="Train a model for a few iterations and print speed, memory and where the time goes.",
+        epilog="example: python tools/benchmark.py train --model mocogan --set dim_category=6 --data random",
+    )
+    command.add_argument("--model", required=True, metavar="NAME", help="registry name or dotted path")
+    command.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="constructor arguments of the model"
+    )
+    command.add_argument("--batch-size", type=int, default=3, metavar="N", help="videos of a batch (default: 3)")
+    command.add_argument(
+        "--images",
+        type=int,
+        default=10,
+        metavar="N",
+        help="separate frames of a batch, where the model reads any (default: 10)",
+    )
+    command.add_argument(
+        "--iterations", type=int, default=20, metavar="N", help="timed iterations or pairs (default: 20)"
+    )
+    command.add_argument("--warm-up", type=int, default=2, metavar="N", help="iterations before those (default: 2)")
+    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: as torch chooses)")
+    command.add_argument(
+        "--data",
+        choices=["moving_shapes", "random"],
+        help="rendered clips through the data loader, or random ones in memory (the default with --reference)",
+    )
+    command.add_argument(
+        "--reference", type=Path, metavar="PATH", help="checkout of the model's original, to be run side by side"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; what the user can put right is one line, status 2."""
+    options = parse(arguments)
+    try:
+        run_train(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""A model of vidgen and its original, side by side: first shown to compute the same, then timed in turn.
+
+Both run in one process on the same threads. While a comparison lasts, the original draws its random numbers in its own
+way and the model is given the same ones; the losses, the gradients and the updated weights must then agree. That is
+done in float64: in float32 the sign of a gradient close to zero is rounding noise, which Adam's first steps turn into
+differences of the size of the learning rate. Only after that are the two timed, one iteration each in turn, so that
+whatever else the machine does falls on both.
+"""
+
+from __future__ import annotations
+
+import statistics
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vidgen.errors import UserError
+from vidgen.models.base import AdversarialModel, Batch
+
+TOLERANCE = 1e-8  # norm of a difference relative to the norm, in float64
+LOSS_TOLERANCE = 1e-6  # the model keeps its losses in float32
+
+
+class Reference(ABC):
+    """The original code of a model, run beside it; each model's adapter is ``tools/references/<model>.py``.
+
+    An adapter imports the original from a checkout that the user has; it holds none of it.
+
+    Args:
+        path: the checkout.
+        model: what it is compared with; the adapter builds the same networks at the same sizes, on its device and in
+            its dtype.
+    """
+
+    title: str
+    """What is run, with its commit."""
+    optimizers: Mapping[str, Optimizer]
+    """Update name of the model -> optimiser of the original."""
+    state: Mapping[str, Tensor]
+    """Key of the model's ``state_dict`` -> the tensor of the original that corresponds, itself, not a copy."""
+
+    @abstractmethod
+    def __init__(self, path: Path, model: AdversarialModel) -> None: ...
+
+    @abstractmethod
+    def iteration(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """One iteration as the original trains, with noise of its own; returns the loss of each update."""
+
+    @abstractmethod
+    def recorded(self) -> AbstractContextManager[Any]:
+        """While open, everything that the original draws is remembered in what the block is given."""
+
+    @abstractmethod
+    def replayed(self, draws: Any) -> AbstractContextManager[None]:
+        """While open, the model uses what was remembered instead of drawing."""
+
+
+class Comparison(pl.Callback):
+    """Runs the original's iteration before each of the model's, and compares what they computed.
+
+    Args:
+        model: the one that Lightning trains.
+        reference: its original; starts from the model's weights.
+
+    Raises:
+        UserError: in the course of training, when the two differ.
+    """
+
+    def __init__(self, model: AdversarialModel, reference: Reference) -> None:
+        self.model = model
+        self.reference = reference
+        self.iterations = 0
+        self.largest = {"losses": 0.0, "gradients": 0.0, "weights": 0.0}
+        self._gradients: dict[str, dict[str, Tensor]] = {"model": {}, "original": {}}
+        self._losses: dict[str, Tensor] = {}
+        self._replay = ExitStack()
+
+    def __str__(self) -> str:
+        found = ", ".join(f"{what} {value:.1e}" for what, value in self.largest.items())
+        return f"largest differences over {self.iterations} iterations in float64: {found} (tolerance {TOLERANCE:.0e})"
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the original the model's weights."""
+        copy_weights(self.model, self.reference)
+        self._watch("model", self.model.optimizer, dict(self.model.named_parameters()))
+        self._watch("original", self.reference.optimizers.__getitem__, self.reference.state)
+
+    def _watch(self, side: str, optimizer_of: Callable[[str], Optimizer], names: Mapping[str, Tensor]) -> None:
+        """Remember the gradients with which each optimiser steps."""
+        name_of = {id(tensor): name for name, tensor in names.items()}
+
+        def remember(optimizer: Optimizer, *_: Any) -> None:
+            for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+                if parameter.grad is not None:
+                    self._gradients[side][name_of[id(parameter)]] = parameter.grad.detach().clone()
+
+        for update in self.reference.optimizers:
+            optimizer_of(update).register_step_pre_hook(remember)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Run the original, and keep what it draws for the model."""
+        with self.reference.recorded() as draws:
+            self._losses = self.reference.iteration(batch)
+        self._replay.enter_context(self.reference.replayed(draws))
+        self.model.meter.flush()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Compare losses, gradients and updated weights."""
+        self._replay.close()
+        self.iterations += 1
+        found = self.model.meter.flush()
+        for update, loss in self._losses.items():
+            self._check("losses", f"the loss of {update}", found[f"loss/{update}"], loss.detach(), LOSS_TOLERANCE)
+        ours, theirs = self._gradients["model"], self._gradients["original"]
+        for name in sorted(ours.keys() | theirs.keys()):
+            self._check("gradients", f"the gradient of {name}", ours.get(name), theirs.get(name))
+        for name, tensor in self.model.state_dict().items():
+            self._check("weights", f"{name} after the update", tensor, self.reference.state[name].detach())
+
+    def _check(
+        self, kind: str, what: str, ours: Tensor | None, theirs: Tensor | None, tolerance: float = TOLERANCE
+    ) -> None:
+        where = f"{self.reference.title} computes something else: in iteration {self.iterations}"
+        if ours is None or theirs is None:
+            raise UserError(f"{where} only one of the two has {what}")
+        apart = float((ours.double() - theirs.double()).norm() / theirs.double().norm().clamp(min=1e-300))
+        if not apart <= tolerance:
+            raise UserError(f"{where} {what} is {apart:.2g} of its norm apart (tolerance {tolerance:.0e})")
+        self.largest[kind] = max(self.largest[kind], apart)
+
+
+class Turns(pl.Callback):
+    """Times the original's iteration after each of the model's, inside Lightning's own loop.
+
+    The model's time is a whole turn of that loop, fetching the batch included.
+
+    Args:
+        model: the one that Lightning trains.
+        reference: its original; starts from the model's weights.
+        warm_up: pairs that are not timed.
+        clock: seconds, with all work done that was asked for before.
+    """
+
+    def __init__(self, model: AdversarialModel, reference: Reference, warm_up: int, clock: Callable[[], float]) -> None:
+        self.model = model
+        self.reference = reference
+        self.warm_up = warm_up
+        self.clock = clock
+        self.pairs: list[tuple[float, float]] = []
+        self._mark = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the original the model's weights, and start the clock."""
+        copy_weights(self.model, self.reference)
+        self._mark = self.clock()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """It is the original's turn."""
+        turned = self.clock()
+        self.reference.iteration(batch)
+        end = self.clock()
+        if batch_idx >= self.warm_up:
+            self.pairs.append((turned - self._mark, end - turned))
+        self._mark = self.clock()
+
+
+@torch.no_grad()
+def copy_weights(model: AdversarialModel, reference: Reference) -> None:
+    """Give the original the model's weights and statistics.
+
+    Raises:
+        UserError: the two do not have the same ones.
+    """
+    own = model.state_dict()
+    if unpaired := sorted(own.keys() ^ reference.state.keys()):
+        raise UserError(f"{reference.title}: only one of the two has {unpaired[0]}")
+    for key, tensor in own.items():
+        reference.state[key].copy_(tensor)
+
+
+def describe_pairs(pairs: list[tuple[float, float]]) -> str:
+    """The two medians and their ratio, and the ratios pair by pair, in three lines."""
+    ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratios = [a / b for a, b in pairs]
+    return (
+        f"{len(pairs)} pairs: vidgen {ours:.4g} s, original {theirs:.4g} s per iteration (medians)\n"
+        f"ratio of the medians: {ours / theirs:.3f}\n"
+        f"ratio pair by pair: median {statistics.median(ratios):.3f}, min {min(ratios):.3f}, max {max(ratios):.3f}"
+    )
