@@ -248,10 +248,10 @@ def test_brings_old_code_up_to_date(tmp_path: Path, capsys: pytest.CaptureFixtur
         "    print '%s is %d' % (key, value.data[0])\n"
         "HALF = T.FloatTensor(6, 1).size(0) / 4\n"
     )
-    module: Any = official.import_official(tmp_path, "models", Toy())
+    module: Any = official.import_official(tmp_path, "models", torch.float32)
     assert capsys.readouterr().out == "four is 4\n"
     assert module.HALF == 1
-    assert official.import_official(tmp_path, "models", Toy().double()).T.FloatTensor is torch.DoubleTensor
+    assert official.import_official(tmp_path, "models", torch.float64).T.FloatTensor is torch.DoubleTensor
 
 
 def test_chosen_rows_become_videos_and_frames() -> None:

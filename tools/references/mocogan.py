@@ -28,7 +28,7 @@ from torch.optim import Adam
 
 from vidgen.errors import UserError
 from vidgen.models.base import AdversarialModel, Batch
-from vidgen.models.mocogan import LatentDraws
+from vidgen.models.mocogan import LatentDraws, MoCoGAN
 
 PORT = (
     (re.compile(r"^(\s*)print (.+)$", re.MULTILINE), r"\1print(\2)"),
@@ -49,14 +49,16 @@ class Reference(BaseReference):
     """
 
     def __init__(self, path: Path, model: AdversarialModel) -> None:
-        self.model: Any = model
+        assert isinstance(model, MoCoGAN)
+        self.model = model
+        self.dtype = next(model.parameters()).dtype
         options = model.init_args
         _check_configuration(options)
-        models, trainers = (import_official(path, name, model) for name in ("models", "trainers"))
+        models, trainers = (import_official(path, name, self.dtype) for name in ("models", "trainers"))
         self.title = f"sergeytulyakov/mocogan {commit_of(path)}"
-        networks = _build(models, options, int(self.model.num_classes))
-        self.networks = {name: network.to(model.device, model.dtype) for name, network in networks.items()}
-        self.state = {}
+        networks = _build(models, options, self.model.num_classes)
+        self.networks = {name: network.to(model.device).to(self.dtype) for name, network in networks.items()}
+        self.state: dict[str, Tensor] = {}
         for name, network in self.networks.items():
             self.state |= corresponding(name, getattr(model, name), network)
         self.optimizers = {
@@ -143,7 +145,7 @@ class Reference(BaseReference):
     def _as_draws(self, seen: dict[str, list]) -> tuple[LatentDraws, Tensor | None]:
         device = self.model.device
         draws = LatentDraws(
-            content=torch.from_numpy(seen["content"][0].astype(np.float32)).to(device, self.model.dtype),
+            content=torch.from_numpy(seen["content"][0].astype(np.float32)).to(device, self.dtype),
             category=torch.from_numpy(seen["category"][0]).long().to(device) if "category" in seen else None,
             initial=seen["initial"][0],
             motion=torch.stack(seen["motion"]),
@@ -185,8 +187,8 @@ def corresponding(prefix: str, ours: nn.Module, official: nn.Module) -> dict[str
     return found
 
 
-def import_official(path: Path, name: str, model: AdversarialModel) -> ModuleType:
-    """One module of the checkout, brought up to date in memory; its random numbers take the type of the model.
+def import_official(path: Path, name: str, dtype: torch.dtype) -> ModuleType:
+    """One module of the checkout, brought up to date in memory; its random numbers are of the given type.
 
     Raises:
         UserError: the folder is no checkout of the official repository.
@@ -202,7 +204,7 @@ def import_official(path: Path, name: str, model: AdversarialModel) -> ModuleTyp
     logger.Logger = None  # type: ignore[attr-defined]
     with patch.dict(sys.modules, {"logger": logger}):
         exec(compile(source, str(file), "exec"), module.__dict__)
-    if model.dtype == torch.float64:
+    if dtype == torch.float64:
         module.T = SimpleNamespace(FloatTensor=module.T.DoubleTensor)  # type: ignore[attr-defined]
     return module
 
