@@ -148,7 +148,7 @@ def build_from(about: dict[str, Any], path: Path, model: type[VideoModel] | None
     Raises:
         UserError: the class is not known, or refuses the saved arguments.
     """
-    cls = model if model is not None else _known_class(str(about["model"]), path)
+    cls = model if model is not None else known_class(str(about["model"]), path)
     try:
         built = cls(**about["model_args"])
     except TypeError as error:
@@ -157,7 +157,12 @@ def build_from(about: dict[str, Any], path: Path, model: type[VideoModel] | None
     return built
 
 
-def _known_class(name: str, path: Path) -> type[VideoModel]:
+def known_class(name: str, path: Path) -> type[VideoModel]:
+    """The class that a file names, if it is registered or imported already; a file cannot cause an import.
+
+    Raises:
+        UserError: it is neither, or not a model.
+    """
     if name in MODELS.names() or name.rpartition(".")[0] in sys.modules:
         cls = MODELS.get(name)
         if isinstance(cls, type) and issubclass(cls, VideoModel):

@@ -10,7 +10,7 @@ HELP = (
     "Write the weights of a checkpoint as model.safetensors (the moving average where there is one), and the model's\n"
     "name, arguments, data and origin as config.yaml. `vidgen.load` and `vidgen sample --ckpt` read the folder."
 )
-EXAMPLE = "vidgen export --ckpt runs/weizmann/checkpoints/last.ckpt --out weizmann-mocogan"
+EXAMPLE = "vidgen export --ckpt runs/weizmann/checkpoints/iteration_00003000.ckpt --out weizmann-mocogan"
 LOWER = "the number of other programs running"
 
 

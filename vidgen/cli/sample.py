@@ -19,7 +19,7 @@ HELP = (
     "torchrun or srun the processes share the work. Every keyword of the model's `sample` is an option too; with\n"
     "--ckpt, --help lists them."
 )
-EXAMPLE = "vidgen sample --ckpt runs/weizmann/checkpoints/last.ckpt --num 64 --class 2 --format gif --out samples"
+EXAMPLE = "vidgen sample --ckpt runs/weizmann/checkpoints/iteration_00003000.ckpt --num 64 --class 2 --format gif --out samples"
 LOWER = "--batch-size or --num-frames"
 
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from vidgen.sampling import file_fingerprint, sample_to_folder
 
     about, weights = _describe(args.ckpt, args.raw_weights)
-    cls = _model_class(about, args.model)
+    cls = _model_class(about, args.model, args.ckpt)
     keywords = parse_keywords(cls, args.keywords, args.options)
     if args.class_name is not None:
         if "label" in keywords:
@@ -139,17 +139,18 @@ def _describe(path: Path, raw_weights: bool) -> tuple[dict[str, Any], Literal["e
     return payload["vidgen"], "ema" if payload.get("ema") and not raw_weights else "raw"
 
 
-def _model_class(about: dict[str, Any], own: str | None) -> type[VideoModel]:
+def _model_class(about: dict[str, Any], own: str | None, path: Path) -> type[VideoModel]:
+    from vidgen.checkpoint import known_class
     from vidgen.registry import MODELS
 
-    return MODELS.get(own or str(about["model"]))
+    return MODELS.get(own) if own else known_class(str(about["model"]), path)
 
 
 def _keyword_help(path: Path, own: str | None) -> str:
     from vidgen.cli.keywords import describe_keywords
 
     about, _ = _describe(path, raw_weights=False)
-    return f"keywords of {about['model']}:\n{describe_keywords(_model_class(about, own))}\n\n"
+    return f"keywords of {about['model']}:\n{describe_keywords(_model_class(about, own, path))}\n\n"
 
 
 def _device(name: str | None) -> str:

@@ -119,7 +119,8 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
         folder / "samples", run.log.samples_every, run.log.num_samples, run.log.fps, average and average.applied
     )
     checkpoints = RunCheckpoints(folder / "checkpoints", run.checkpoint, about)
-    callbacks = [average, RandomState(), monitor, IterationProgress(monitor), grids, checkpoints]
+    progress = IterationProgress(monitor) if trainer_args.get("enable_progress_bar", True) else None
+    callbacks = [average, RandomState(), monitor, progress, grids, checkpoints]
     trainer = pl.Trainer(
         **{
             "strategy": choose_strategy(adversarial, trainer_args),
