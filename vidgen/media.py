@@ -221,17 +221,8 @@ def _gif_durations(length: int, fps: float) -> list[int]:
 
 
 def _with_palette(frame: Frames) -> Image.Image:
-    if frame.shape[2] == 1:
-        frame = np.repeat(frame, 3, axis=2)
-    packed = (frame.astype(np.uint32) << np.array([16, 8, 0], dtype=np.uint32)).sum(axis=2, dtype=np.uint32)
-    colors, indices = np.unique(packed, return_inverse=True)
-    if len(colors) > 256:
-        return Image.fromarray(frame).quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[: len(colors)] = colors[:, None] >> np.array([16, 8, 0], dtype=np.uint32) & 255
-    image = Image.fromarray(indices.reshape(packed.shape).astype(np.uint8)).convert("L")
-    image.putpalette(palette.tobytes())
-    return image
+    rgb = _image(frame).convert("RGB")
+    return rgb.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
 
 
 _ENCODERS: dict[str, Callable[[Frames, float], bytes]] = {
