@@ -222,7 +222,7 @@ def _gif_durations(length: int, fps: float) -> list[int]:
 
 def _with_palette(frame: Frames) -> Image.Image:
     rgb = _image(frame).convert("RGB")
-    return rgb.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+    return rgb.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
 _ENCODERS: dict[str, Callable[[Frames, float], bytes]] = {

@@ -17,7 +17,7 @@ HELP = (
     "Make videos with a trained model, and a grid of the first 64. The n-th video depends on the checkpoint, the\n"
     "seed, n and the options only: a stopped command goes on where it was when it is given again, and under\n"
     "torchrun or srun the processes share the work. Every keyword of the model's `sample` is an option too; with\n"
-    "--ckpt, --help lists them."
+    "--ckpt, --help lists them. On two GPUs: torchrun --nproc-per-node 2 -m -- vidgen sample --ckpt …"
 )
 EXAMPLE = "vidgen sample --ckpt runs/weizmann/checkpoints/iteration_00003000.ckpt --num 64 --class 2 --format gif --out samples"
 LOWER = "--batch-size or --num-frames"
