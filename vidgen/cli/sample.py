@@ -19,7 +19,7 @@ HELP = (
     "torchrun or srun the processes share the work. Every keyword of the model's `sample` is an option too; with\n"
     "--ckpt, --help lists them. On two GPUs: torchrun --nproc-per-node 2 -m -- vidgen sample --ckpt …"
 )
-EXAMPLE = "vidgen sample --ckpt runs/weizmann/checkpoints/iteration_00003000.ckpt --num 64 --class 2 --format gif --out samples"
+EXAMPLE = "vidgen sample --ckpt runs/weizmann/checkpoints/iteration_00003000.ckpt --class 2 --format gif --out samples"
 LOWER = "--batch-size or --num-frames"
 
 
