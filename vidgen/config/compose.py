@@ -231,7 +231,7 @@ def _apply(config: DictConfig, changes: Iterable[tuple[str, Any]]) -> DictConfig
     config = config.copy()
     for key, value in changes:
         try:
-            OmegaConf.update(config, key, value, merge=not isinstance(value, list))
+            OmegaConf.update(config, key, value, merge=False)
         except GrammarParseError as error:
             raise UserError(f"{key}: cannot resolve {value!r}: {_reason(error)}") from None
         except (OmegaConfBaseException, ValueError, TypeError):
