@@ -1,0 +1,113 @@
+"""What README shows works as written."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines() if line.startswith("vidgen ")]
+SMALL = (
+    "model.generator_width=4 model.discriminator_width=4 trainer.max_steps=3 trainer.accelerator=cpu log.every=1 "
+    "log.num_samples=1 log.samples_every=0"
+).split()
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def vidgen(folder: Path, *arguments: str) -> str:
+    """Run one command in a folder and expect success."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vidgen", *arguments],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder with the configs, in which commands of README can be run."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    return tmp_path
+
+
+def command(start: str) -> list[str]:
+    """The one command of README that begins so, without the program."""
+    found = [line for line in COMMANDS if line.startswith(start)]
+    assert len(found) == 1, f"{len(found)} commands of README begin with {start!r}"
+    return shlex.split(found[0])[1:]
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^make (\S+)$", README, re.MULTILINE)
+    assert targets == ["quickstart", "test"]
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    assert "fit --config configs/quickstart.yaml" in makefile
+
+
+def test_links_and_pictures_exist() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        if "://" not in target:
+            assert (ROOT / target).is_file(), target
+
+
+def test_every_command_is_covered() -> None:
+    words = sorted({shlex.split(line)[1] for line in COMMANDS})
+    assert words == ["convert", "export", "fit", "sample"]
+    assert len(COMMANDS) == 7
+
+
+def test_own_model_trains_and_samples_as_written(clone: Path) -> None:
+    (code,) = (block for kind, block in BLOCKS if kind == "python" and "class TinyGAN" in block)
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert len(lines) <= 40
+    (clone / "my_model.py").write_text(code)
+    fit = command("vidgen fit --config configs/quickstart.yaml model=")
+    vidgen(clone, *fit, *SMALL[2:], "--out", "run")
+    checkpoint = "run/checkpoints/iteration_00000003.ckpt"
+    vidgen(clone, "sample", "--ckpt", checkpoint, "--model", "my_model.TinyGAN", "--num", "2", "--out", "samples")
+    assert (clone / "samples" / "000001.mp4").is_file()
+
+
+def test_quickstart_checkpoint_samples_and_exports_as_written(clone: Path) -> None:
+    vidgen(clone, "fit", "--config", "configs/quickstart.yaml", "--out", "runs/quickstart", *SMALL)
+    sample, export = command("vidgen sample"), command("vidgen export")
+    named = Path(sample[sample.index("--ckpt") + 1])
+    assert named == Path(export[export.index("--ckpt") + 1])
+    (clone / "runs/quickstart/checkpoints/iteration_00000003.ckpt").rename(clone / named)
+    vidgen(clone, *[("2" if word == "64" else word) for word in sample])
+    assert (clone / "samples" / "000001.gif").is_file()
+    vidgen(clone, *export)
+    (code,) = (block for kind, block in BLOCKS if kind == "python" and "vidgen.load" in block)
+    script = code + "\nassert videos.shape == (16, 3, 32, 32, 32)\n"
+    subprocess.run([sys.executable, "-c", script], cwd=clone, env=ENVIRONMENT, check=True, timeout=120)
+
+
+def test_named_checkpoint_is_the_last_one_of_the_quickstart() -> None:
+    steps = re.search(r"max_steps: (\d+)", (ROOT / "configs" / "quickstart.yaml").read_text())
+    assert steps is not None and f"iteration_{int(steps[1]):08d}.ckpt" in README
+
+
+def test_models_table_agrees_with_the_registry() -> None:
+    from vidgen.registry import MODELS
+
+    rows = re.findall(r"^\| \[`(\w+)`\]\(([^)]+)\) \|(.*)\|$", README, re.MULTILINE)
+    assert [row[0] for row in rows] == MODELS.names()
+    for name, path, rest in rows:
+        cls = MODELS.get(name)
+        assert cls.__module__.replace(".", "/") + ".py" == path
+        licence = re.search(r"\(([^)]+)\)$", cls.original)
+        assert licence is not None and licence[1] in rest
