@@ -422,6 +422,7 @@ class MoCoGAN(AdversarialModel):
             ``motion`` (beside the noise that drives R_M, the best scheme of the paper's table 4).
         generator_width: channels before the last layer of G_I (official code: 64).
         discriminator_width: channels after the first layer of D_I and D_V (official code: 64).
+        image_discriminator_width: another one for D_I; None means ``discriminator_width``.
         image_discriminator: D_I judges ``patch``es (official default) or the ``full`` image.
         video_discriminator: D_V judges ``patch``es or the ``full`` clip (official default); only the full one can name
             classes.
@@ -461,6 +462,7 @@ class MoCoGAN(AdversarialModel):
         category_input: Literal["generator", "motion"] = "generator",
         generator_width: int = 64,
         discriminator_width: int = 64,
+        image_discriminator_width: int | None = None,
         image_discriminator: Literal["patch", "full"] = "patch",
         video_discriminator: Literal["patch", "full"] = "full",
         use_categories: bool | None = None,
@@ -486,12 +488,15 @@ class MoCoGAN(AdversarialModel):
         self.use_categories = dim_category > 0 if use_categories is None else use_categories
         self.use_infogan = dim_category > 0 if use_infogan is None else use_infogan
         self.num_classes = dim_category if self.use_categories or self.use_infogan else 0
+        if image_discriminator_width is None:
+            image_discriminator_width = discriminator_width
         check_positive(
             channels=channels,
             dim_content=dim_content,
             dim_motion=dim_motion,
             generator_width=generator_width,
             discriminator_width=discriminator_width,
+            image_discriminator_width=image_discriminator_width,
         )
         if instance_noise < 0:
             raise UserError(f"model.instance_noise {instance_noise}: a standard deviation cannot be negative")
@@ -522,7 +527,7 @@ class MoCoGAN(AdversarialModel):
             category_input=category_input,
         )
         self.image_discriminator = build_image_discriminator(
-            image_discriminator, channels, discriminator_width, base_size, doublings, instance_noise
+            image_discriminator, channels, image_discriminator_width, base_size, doublings, instance_noise
         )
         self.video_discriminator = build_video_discriminator(
             video_discriminator, channels, discriminator_width, base_size, doublings, instance_noise, self.num_classes
