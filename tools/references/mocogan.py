@@ -210,12 +210,17 @@ def import_official(path: Path, name: str, dtype: torch.dtype) -> ModuleType:
 
 
 def commit_of(path: Path) -> str:
-    """The commit of a checkout, ``(unknown commit)`` without git."""
-    command = ["git", "-C", str(path), "describe", "--always", "--dirty", "--abbrev=12"]
+    """The commit of a checkout and whether its source was changed since; ``(no commit)`` without git."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(path), *arguments], capture_output=True, text=True)
+
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "(unknown commit)"
+        commit = git("rev-parse", "--short=12", "HEAD").stdout.strip()
+        changed = commit and git("diff", "--quiet", "HEAD", "--", "src").returncode
+    except OSError:
+        commit = changed = ""
+    return f"{commit or '(no commit)'}{' with changes' if changed else ''}"
 
 
 def _check_configuration(options: dict[str, Any]) -> None:
