@@ -171,10 +171,11 @@ def _shape(state: Mapping[str, Tensor], key: str, network: str) -> tuple[int, ..
 def _discriminators(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
     """Constructor arguments that describe the discriminators in the file; new ones are as wide as the generator."""
     arguments: dict[str, Any] = {"discriminator_width": _shape(states["generator"], "main.9.weight", "generator")[1]}
-    for network, argument in (("image_discriminator", "image_discriminator"), ("video_discriminator",) * 2):
+    widths = {"image_discriminator": "image_discriminator_width", "video_discriminator": "discriminator_width"}
+    for network, width in widths.items():
         if network in states:
-            arguments[argument] = "full" if "main.15.weight" in states[network] else "patch"
-            arguments["discriminator_width"] = _shape(states[network], "main.1.weight", network)[0]
+            arguments[network] = "full" if "main.15.weight" in states[network] else "patch"
+            arguments[width] = _shape(states[network], "main.1.weight", network)[0]
     if "video_discriminator" in states:
         outputs = states["video_discriminator"].get("main.15.weight", torch.empty(1)).shape[0]
         arguments["use_categories"] = arguments["use_infogan"] = outputs > 1
