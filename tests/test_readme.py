@@ -15,10 +15,15 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines() if line.startswith("vidgen ")]
-SMALL = (
-    "model.generator_width=4 model.discriminator_width=4 trainer.max_steps=3 trainer.accelerator=cpu log.every=1 "
-    "log.num_samples=1 log.samples_every=0"
-).split()
+SMALL = [
+    "model.generator_width=4",
+    "model.discriminator_width=4",
+    "trainer.max_steps=3",
+    "trainer.accelerator=cpu",
+    "log.every=1",
+    "log.num_samples=1",
+    "log.samples_every=0",
+]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

@@ -45,7 +45,9 @@ def control_group() -> dist.ProcessGroup | None:
     key = id(dist.group.WORLD)
     if key not in _CONTROL:
         _CONTROL.clear()
-        _CONTROL[key] = dist.new_group(backend="gloo")
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)
+        _CONTROL[key] = group
     return _CONTROL[key]
 
 

@@ -49,7 +49,7 @@ def test_weights_follow_the_ramped_recursion_and_buffers_are_copied() -> None:
 
 
 def test_every_skips_iterations() -> None:
-    average, states, model = averaged(EMASettings(decay=0.5, ramp_up=1, every=3), 7)
+    average, states, _ = averaged(EMASettings(decay=0.5, ramp_up=1, every=3), 7)
     key = "generator.recurrent.weight_ih"
     expected = states[0][key]
     for iteration in (3, 6):

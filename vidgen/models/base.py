@@ -173,7 +173,8 @@ class VideoModel(pl.LightningModule):
         """
         rank, world_size = world()
         seed = derive_seed(self.seed, "noise", stream, self.iteration_number)
-        return NoiseStream(seed, self.device, self.dtype, rank, world_size)
+        dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+        return NoiseStream(seed, self.device, dtype, rank, world_size)
 
     def record(self, name: str, value: Tensor) -> None:
         """Log a quantity that is not a loss, averaged over the logging window and over ranks.
@@ -205,6 +206,7 @@ class AdversarialModel(VideoModel):
         self._micro_batches: list[list[Batch]] = []
         self._micro_index = 0
         self._optimizer_names: list[str] = []
+        self._schedule_names: list[str] = []
 
     def build_optimizers(self) -> dict[str, Optimizer]:
         """One optimiser per update name, in the order of the schedule."""
@@ -315,9 +317,9 @@ class AdversarialModel(VideoModel):
             else:
                 optimizer.step()
         if name in self._schedule_names:
-            schedulers = self.lr_schedulers()
-            schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
-            schedulers[self._schedule_names.index(name)].step()  # type: ignore[union-attr, call-arg]
+            schedules: Any = self.lr_schedulers()
+            chosen = schedules[self._schedule_names.index(name)] if isinstance(schedules, list) else schedules
+            chosen.step()
 
     @contextmanager
     def _only_trainable(self, owned: list[nn.Parameter]) -> Iterator[None]:

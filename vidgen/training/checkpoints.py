@@ -77,16 +77,16 @@ class RunCheckpoints(pl.callbacks.Checkpoint):
         """Go on from an earlier best value."""
         self.best_value = state_dict.get("best_value")
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict) -> None:
         """Say what the file is."""
         checkpoint["vidgen"] = {**self.about(), "iteration": trainer.global_step}
         checkpoint["meter"] = pl_module.meter.state_dict()
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict) -> None:
         """Continue the unfinished logging window."""
         pl_module.meter.load_state_dict(checkpoint.get("meter", {}), pl_module.device)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Take over the signals."""
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         for number in (signal.SIGTERM, signal.SIGINT):

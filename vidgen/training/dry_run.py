@@ -133,7 +133,7 @@ def _measure_activations(model: VideoModel, element: Any) -> int:
         enable_model_summary=False,
         callbacks=[_Probe(counter)],
     )
-    trainer.fit(model, train_dataloaders=torch.utils.data.DataLoader([element], batch_size=None))
+    trainer.fit(model, train_dataloaders=torch.utils.data.DataLoader([element], batch_size=None))  # type: ignore[arg-type]
     return counter.peak
 
 

@@ -97,10 +97,9 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
     quiet_lightning()
     seed_globals(run.seed, "weights")
     model = build_model(run)
-    adversarial = isinstance(model, AdversarialModel)
     trainer_args = dict(run.trainer)
-    accumulate = take_over_manual_arguments(model, trainer_args) if adversarial else 0
-    data = build_data(run, accumulate)
+    batches = take_over_manual_arguments(model, trainer_args) if isinstance(model, AdversarialModel) else 0
+    data = build_data(run, batches)
     model.check_data(data.spec)
     resumed = check_resumable(resume, model) if resume else None
     if init_from is not None and resumed is None:
@@ -116,14 +115,18 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
     average = ModuleAverage(run.ema) if run.ema else None
     monitor = RunMonitor(run.log.every)
     grids = SampleGrids(
-        folder / "samples", run.log.samples_every, run.log.num_samples, run.log.fps, average and average.applied
+        folder / "samples",
+        run.log.samples_every,
+        run.log.num_samples,
+        run.log.fps,
+        average.applied if average else None,
     )
     checkpoints = RunCheckpoints(folder / "checkpoints", run.checkpoint, about)
     progress = IterationProgress(monitor) if trainer_args.get("enable_progress_bar", True) else None
     callbacks = [average, RandomState(), monitor, progress, grids, checkpoints]
     trainer = pl.Trainer(
         **{
-            "strategy": choose_strategy(adversarial, trainer_args),
+            "strategy": choose_strategy(isinstance(model, AdversarialModel), trainer_args),
             "logger": build_loggers(run, folder, int(resumed["iteration"]) if resumed else 0),
             "callbacks": [callback for callback in callbacks if callback is not None],
             "plugins": [SafeCheckpointIO()],

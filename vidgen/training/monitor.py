@@ -88,7 +88,7 @@ class IterationProgress(pl.callbacks.ProgressBar):
         if self._enabled and sys.stderr.isatty():
             self._bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, unit="it", dynamic_ncols=True)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Advance; show losses and speed after each logging window."""
         if not self._enabled:
             return

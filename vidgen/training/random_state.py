@@ -15,7 +15,8 @@ from vidgen.seeding import derive_seed
 
 def capture() -> dict[str, Any]:
     """States of Python's, NumPy's and torch's global generators, as plain values and tensors."""
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    numpy_state: Any = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, cached = numpy_state
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
@@ -63,7 +64,7 @@ class RandomState(pl.Callback):
         """Remember the states until training starts; building loaders may still draw numbers."""
         self._pending = checkpoint.get("random_states")
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Let every rank start from states of its own, whatever building the model has drawn."""
         seed_globals(pl_module.seed, "global", world()[0])
 
