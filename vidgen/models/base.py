@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -66,6 +67,7 @@ class VideoModel(pl.LightningModule):
         self.meter = MeanMeter()
         self.finite_watch = FiniteWatch()
         self.log_every = 50
+        self.idle_since = time.perf_counter()
 
     @property
     def task(self) -> str:
@@ -86,6 +88,10 @@ class VideoModel(pl.LightningModule):
     def parameters_without_gradient(self) -> Mapping[str, str]:
         """Parameter name pattern -> why one full schedule gives it no gradient."""
         return {}
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Note when the iteration and all callbacks were done; what follows is waiting for data."""
+        self.idle_since = time.perf_counter()
 
     def check_data(self, spec: DataSpec) -> None:
         """Check that the data can serve the model as configured.

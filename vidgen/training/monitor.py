@@ -31,17 +31,16 @@ class RunMonitor(pl.Callback):
         self.every = every
         self.latest: dict[str, float] = {}
         self._window_start = 0.0
-        self._batch_end = 0.0
         self._waited = 0.0
         self._iterations = 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Start the clock."""
-        self._window_start = self._batch_end = time.perf_counter()
+        self._window_start = pl_module.idle_since = time.perf_counter()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Count the time since the last iteration as waiting for data."""
-        self._waited += time.perf_counter() - self._batch_end
+        self._waited += time.perf_counter() - pl_module.idle_since
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: VideoModel, *_: Any) -> None:  # type: ignore[override]
         """Log when the window is full."""
@@ -49,7 +48,6 @@ class RunMonitor(pl.Callback):
         if trainer.global_step % self.every == 0:
             pl_module.finite_watch.check()
             self._log(trainer, pl_module)
-        self._batch_end = time.perf_counter()
 
     def _log(self, trainer: pl.Trainer, model: VideoModel) -> None:
         means = model.meter.flush()
