@@ -78,20 +78,20 @@ def train(
         parts.insert(0, ModuleAverage(EMASettings(decay=0.9)))
     if folder is not None:
         parts.append(RunCheckpoints(folder, CheckpointSettings(every=every), lambda: describe_model(model)))
-    trainer = pl.Trainer(
-        strategy=choose_strategy(adversarial, arguments),
-        max_steps=iterations,
-        max_epochs=-1,
-        min_epochs=0,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=folder is not None,
-        use_distributed_sampler=False,
-        callbacks=parts,
-        plugins=[SafeCheckpointIO()],
-        **arguments,
-    )
+    settings: dict[str, Any] = {
+        "strategy": choose_strategy(adversarial, arguments),
+        "max_steps": iterations,
+        "max_epochs": -1,
+        "min_epochs": 0,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": folder is not None,
+        "use_distributed_sampler": False,
+        "callbacks": parts,
+        "plugins": [SafeCheckpointIO()],
+    }
+    trainer = pl.Trainer(**{**settings, **arguments})
     start = int(torch.load(resume, weights_only=True)["global_step"]) if resume else 0
     loader = DataLoader(Elements(model, batches, start), batch_size=None)
     trainer.fit(model, train_dataloaders=loader, ckpt_path=resume, weights_only=True)

@@ -104,7 +104,6 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
     resumed = check_resumable(resume, model) if resume else None
     if init_from is not None and resumed is None:
         load_weights(model, init_from)
-    model.log_every = run.log.every
     if run.compile:
         for network in model.networks().values():
             network.compile()

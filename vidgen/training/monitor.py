@@ -35,7 +35,8 @@ class RunMonitor(pl.Callback):
         self._iterations = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Start the clock."""
+        """Start the clock, and let the model measure gradients when they are logged."""
+        pl_module.log_every = self.every
         self._window_start = pl_module.idle_since = time.perf_counter()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
