@@ -11,9 +11,28 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidgen.distributed import sum_over_ranks, world
+
+
+def _global_moments(x: Tensor, dims: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance ``(C,)`` over all ranks, and the number of values behind them.
+
+    Every rank contributes its own mean and variance, which are merged by Chan's formula; one reduction carries both.
+    """
+    rank, world_size = world()
+    variance, mean = torch.var_mean(x, dims, correction=0)
+    count = x.new_tensor([x.numel() // x.shape[1]])
+    own = F.pad(torch.cat([mean, variance, count])[None], (0, 0, rank, world_size - 1 - rank))
+    every = sum_over_ranks(own)  # (world_size, 2 C + 1)
+    channels = x.shape[1]
+    means, variances, counts = every.split([channels, channels, 1], dim=1)
+    shares = counts.detach() / counts.detach().sum()
+    mean = (shares * means).sum(0)
+    variance = (shares * (variances + (means - mean).square())).sum(0)
+    return mean, variance, counts.detach().sum()
 
 
 class _GlobalStatistics:
@@ -28,22 +47,17 @@ class _GlobalStatistics:
     def _normalise(self: Any, x: Tensor) -> Tensor:
         dims = [d for d in range(x.dim()) if d != 1]
         wide = x if x.dtype.itemsize >= 4 else x.float()
-        local = torch.cat([wide.sum(dims), wide.new_tensor([x.numel() / x.shape[1]])])
-        total = sum_over_ranks(local)
-        count = total[-1].detach()
-        mean = total[:-1] / count
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        centred = wide - mean.view(shape)
-        variance = sum_over_ranks(centred.square().sum(dims)) / count
+        mean, variance, count = _global_moments(wide, dims)
         if self.track_running_stats:
             self._track(mean.detach(), variance.detach(), count)
         scale = torch.rsqrt(variance + self.eps)
         if self.affine:
             scale = scale * self.weight
-        result = centred * scale.view(shape)
+        shift = -mean * scale
         if self.affine:
-            result = result + self.bias.view(shape)
-        return result.to(x.dtype)
+            shift = shift + self.bias
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        return torch.addcmul(shift.view(shape), wide, scale.view(shape)).to(x.dtype)
 
     @torch.no_grad()
     def _track(self: Any, mean: Tensor, variance: Tensor, count: Tensor) -> None:
