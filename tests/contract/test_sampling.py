@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import vidgen
-from tests.contract.running import build, largest_difference, train, variants, weights
+from tests.contract.running import build, largest_difference, models, train, variants, weights
 from vidgen.models.base import VideoModel
 from vidgen.registry import MODELS
 
 every_variant = pytest.mark.parametrize(("name", "variant"), variants())
-every_model = pytest.mark.parametrize("name", MODELS.names())
+every_model = pytest.mark.parametrize("name", models())
 
 
 def samples(model: VideoModel, *args: int, **keywords: object) -> torch.Tensor:

@@ -87,6 +87,9 @@ def convert(value: Any, hint: Any) -> Any:
     return _convert_container(value, kind, typing.get_args(hint))
 
 
+_UNION_ORDER = {"bool": -4, "int": -3, "float": -2, "str": -1, "None": 10**6}
+
+
 def type_name(hint: Any) -> str:
     """A hint as it reads best in a message: ``int``, ``float | None``, ``'min' | 'max'``, ``list[int]``."""
     hint = _plain(hint)
@@ -94,7 +97,9 @@ def type_name(hint: Any) -> str:
         return "any"
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return " | ".join(dict.fromkeys(type_name(argument) for argument in arguments))
+        # typing keeps one object for unions with equal members, so their order depends on which was imported first
+        names = {type_name(argument) for argument in arguments}
+        return " | ".join(sorted(names, key=lambda name: (_UNION_ORDER.get(name, len(_UNION_ORDER)), name)))
     if origin is Literal:
         return " | ".join(repr(argument) for argument in arguments)
     if hint in (None, type(None)):
