@@ -96,9 +96,10 @@ def test_no_iteration_waits_for_the_device(name: str, variant: str) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
     try:
-        train(build(name, variant), 5, callbacks=(Watch(),), **GPU)
+        trainer = train(build(name, variant), 5, callbacks=(Watch(),), **GPU)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert trainer.global_step == 5
 
 
 @every_variant
