@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from vidgen.checkpoint import describe_model, read_checkpoint
-from vidgen.config import RunConfig, build_data, build_model
+from vidgen.config import RunConfig, build_data, build_model, stage_dir
+from vidgen.config.run import LOGGERS
 from vidgen.distributed import world
 from vidgen.errors import UserError
 from vidgen.media import write_video
@@ -61,7 +61,7 @@ def fit(stages: Sequence[RunConfig], out: Path, resume: str | None = None, init_
     """
     result = FitResult(None, 0)
     for number, run in enumerate(stages):
-        folder = out / run.stage if run.stage else out
+        folder = stage_dir(out, run.stage)
         checkpoint = _where_to_resume(run, folder, resume)
         if len(stages) > 1 and checkpoint is not None and _is_finished(run, checkpoint):
             result = FitResult(checkpoint, int(run.trainer["max_steps"]))
@@ -158,9 +158,8 @@ def build_loggers(run: RunConfig, folder: Path, iteration: int) -> list[Logger]:
     if run.loggers is not None:
         built = []
         for entry in run.loggers:
-            module, _, name = entry["class"].rpartition(".")
             arguments = {key: value for key, value in entry.items() if key != "class"}
-            built.append(getattr(import_module(module), name)(**arguments))
+            built.append(LOGGERS.get(entry["class"])(**arguments))
         return built
     base = f"from_{iteration:08d}"
     taken = len(list((folder / "logs" / "csv").glob(f"{base}*/metrics.csv")))

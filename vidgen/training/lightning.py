@@ -14,7 +14,6 @@ from vidgen.training.strategy import AdversarialDDPStrategy
 
 _QUIET = (
     "does not have many workers",
-    "No positive class",
     "You defined a `validation_step`",
     "is not logging",
     "GPU available but not used",
