@@ -17,10 +17,12 @@ import torch
 from PIL import Image
 
 import vidgen.atomic
+import vidgen.progress
 import vidgen.sampling
 from tests.noise_model import SeededNoise
 from tests.test_media import read_gif, read_mp4
-from vidgen.data.frame_strips import read_strip, split_strip
+from vidgen.data.frame_strips import split_strip
+from vidgen.data.images import decode_image
 from vidgen.errors import UserError
 from vidgen.media import grid, to_uint8
 from vidgen.models.mocogan import MoCoGAN
@@ -81,7 +83,7 @@ def test_the_grid_of_images_is_a_png(tmp_path):
 
 def test_strips_are_read_back_by_the_data_set(tmp_path):
     make(tmp_path, num=2, format="strip")
-    frames = split_strip(read_strip(tmp_path / "000001.png"))
+    frames = split_strip(decode_image((tmp_path / "000001.png").read_bytes()))
     assert np.array_equal(frames, to_uint8(SeededNoise().sample(2))[1].permute(1, 2, 3, 0))
 
 
@@ -404,7 +406,7 @@ def test_launcher_decides_when_nothing_is_given(tmp_path, no_launcher):
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(vidgen.sampling, "_SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(vidgen.progress, "SECONDS_BETWEEN_LINES", 0.0)
     make(tmp_path / "a", progress=True)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == [f"sampled {done}/10 videos" for done in (4, 8, 10)]

@@ -92,7 +92,16 @@ class Registry(Generic[T]):
 MODELS: Registry = Registry("model", {"mocogan": "vidgen.models.mocogan"}, "vidgen.models")
 DATASETS: Registry = Registry(
     "dataset",
-    {"frame_strips": "vidgen.data.frame_strips", "moving_shapes": "vidgen.data.moving_shapes"},
+    {
+        "frame_folder": "vidgen.data.frame_folder",
+        "frame_strips": "vidgen.data.frame_strips",
+        "image_folder": "vidgen.data.image_folder",
+        "moving_mnist": "vidgen.data.moving_mnist",
+        "moving_shapes": "vidgen.data.moving_shapes",
+        "packed": "vidgen.data.packed",
+        "paired_frames": "vidgen.data.paired_frames",
+        "video_folder": "vidgen.data.video_folder",
+    },
     "vidgen.datasets",
 )
 METRICS: Registry = Registry("metric", {}, "vidgen.metrics")

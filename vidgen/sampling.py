@@ -11,23 +11,20 @@ import json
 import os
 import re
 import shutil
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vidgen.atomic import PARTIAL_SUFFIX, atomic_file
 from vidgen.errors import UserError
 from vidgen.media import Rounding, check_format, file_name, grid, to_uint8, write_image, write_video
 from vidgen.models.base import VideoModel
+from vidgen.progress import Progress
 from vidgen.registry import MODELS
 
 MANIFEST = "samples.json"
@@ -36,7 +33,6 @@ GRID_SIZE = 64
 
 _GRID_FILES = (("grid.mp4", "grid.gif"), ("grid.png",))  # of videos, of images
 _CELLS = ".grid"  # finished videos of the grid as arrays, until the last one is there
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +155,7 @@ def sample_to_folder(
     folder.remove_leftovers()
     missing = folder.missing()
     grids = folder.finish_grid()
-    with _Progress(len(missing), progress and rank == 0) as bar:
+    with Progress(len(missing), "sampled", "videos", progress and rank == 0) as bar:
         for block in folder.blocks():
             wanted = missing.intersection(block)
             if not wanted:
@@ -385,31 +381,3 @@ def _shown(name: str, value: Any) -> str:
 
 def _name(model: VideoModel) -> str:
     return MODELS.name_of(type(model))
-
-
-class _Progress:
-    """A bar on a terminal, a line every ten seconds and at the end elsewhere."""
-
-    def __init__(self, total: int, enabled: bool) -> None:
-        self.total = total
-        self.done = 0
-        self.lines = enabled and not sys.stdout.isatty()
-        self.bar = tqdm(total=total, unit="video", disable=not enabled or self.lines, file=sys.stdout)
-        self.start = self.last_line = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
-        self.bar.close()
-
-    def advance(self, number: int) -> None:
-        """Count videos."""
-        self.done += number
-        self.bar.update(number)
-        now = time.monotonic()
-        if self.lines and (self.done == self.total or now - self.last_line >= _SECONDS_BETWEEN_LINES):
-            self.last_line = now
-            rate = self.done / max(now - self.start, 1e-9)
-            left = (self.total - self.done) / rate
-            print(f"sampled {self.done}/{self.total} videos, {rate:.1f} videos/s, {left:.0f} s left", flush=True)

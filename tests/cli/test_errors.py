@@ -139,8 +139,10 @@ def test_run_folders(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
 
 def test_data_that_cannot_be_read_leaves_no_run_folder(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     (folder / "videos").mkdir()
-    (folder / "videos" / "a.txt").write_text("no picture")
-    assert fit(capsys, "--out", "runs/x") == "data.root 'videos': none of its 1 files is an image (the first: 'a.txt')"
+    (folder / "videos" / "a.png").write_text("no picture")
+    assert fit(capsys, "--out", "runs/x") == (
+        "data.root 'videos': none of its 1 file can be used (the first, 'a.png': not an image)"
+    )
     assert not (folder / "runs" / "x").exists()
 
 

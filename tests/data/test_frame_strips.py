@@ -44,7 +44,7 @@ def test_the_registry_knows_it():
 def test_classes_are_numbered_in_the_order_of_their_folders(tmp_path):
     dataset = strips(make_strips(tmp_path, {"4/a.png": 5, "0/b.png": 6, "3/c.png": 7, "0/a.png": 8}))
     assert dataset.spec.class_names == ("0", "3", "4")
-    assert [path.relative_to(tmp_path).as_posix() for path in dataset.paths] == [
+    assert list(dataset.names) == [
         "0/a.png",
         "0/b.png",
         "3/c.png",
@@ -94,7 +94,7 @@ def test_content_counts_and_not_the_extension(tmp_path, caplog):
     (tmp_path / "text_inside.png").write_text("no image")
     dataset = strips(tmp_path)
     assert torch.equal(all_frames(dataset), to_clip(frames))
-    expected = f"{tmp_path}: skipped 1 file that cannot be read as an image: text_inside.png"
+    expected = f"skipped {tmp_path}/text_inside.png: not an image"
     assert [record.getMessage() for record in caplog.records] == [expected]
 
 
@@ -222,7 +222,7 @@ def test_folders_are_refused_by_name(tmp_path):
     assert message(tmp_path / "file") == f"data.root '{tmp_path}/file' is not a folder; it should be {what}"
     held = "it should hold frame strips (one image per video)"
     assert message(tmp_path / "empty") == f"'{tmp_path}/empty' holds no file; {held}"
-    reason = "none of its 2 files is an image (the first: 'a.png')"
+    reason = "none of its 2 files can be used (the first, 'a.png': not an image)"
     assert message(tmp_path / "bad") == f"data.root '{tmp_path}/bad': {reason}"
     reason = (
         "none of its 2 videos has 4 frames (the longest has 3); lower data.num_frames, data.stride or data.min_length"
@@ -245,7 +245,7 @@ def test_a_file_that_vanishes_is_named(tmp_path):
     os.remove(tmp_path / "a.png")
     with pytest.raises(UserError) as error:
         dataset.read(ClipRequest(0, (0,), 8))
-    assert str(error.value) == f"'{tmp_path}/a.png' was there at the start and is gone; put it back or start anew"
+    assert str(error.value) == f"'{tmp_path}/a.png' cannot be read: it is gone; repair or remove it"
 
 
 def test_a_file_that_is_damaged_behind_its_header_is_named(tmp_path):
@@ -255,7 +255,7 @@ def test_a_file_that_is_damaged_behind_its_header_is_named(tmp_path):
     with pytest.raises(UserError) as error:
         strips(tmp_path).read(ClipRequest(0, (0,), 8))
     text = str(error.value)
-    assert text.startswith(f"'{tmp_path}/a.png' cannot be decoded: ") and text.endswith("; repair or remove it")
+    assert text.startswith(f"'{tmp_path}/a.png' cannot be read: damaged (") and text.endswith("; repair or remove it")
     assert "\n" not in text
 
 
@@ -265,7 +265,9 @@ def test_a_file_that_changes_its_length_is_named(tmp_path):
     make_strips(tmp_path, {"a.png": 5})
     with pytest.raises(UserError) as error:
         dataset.read(ClipRequest(0, (0,), 8))
-    assert str(error.value) == f"'{tmp_path}/a.png' had 9 frames at the start and has 5 now"
+    assert str(error.value) == (
+        f"'{tmp_path}/a.png' cannot be read: it had 9 frames at the start and has 5 now; repair or remove it"
+    )
 
 
 def test_a_split_by_group_keeps_the_numbers_of_the_classes(tmp_path):
@@ -282,7 +284,7 @@ def test_a_split_by_folder_numbers_classes_as_in_training(tmp_path):
     assert dataset.spec.class_names == ("run", "walk")
     assert dataset.lengths.tolist() == [6] and dataset.labels is not None and dataset.labels.tolist() == [1]
     train = strips(tmp_path, split=Split(by="folder", folder="train"))
-    assert not set(train.paths) & set(dataset.paths)
+    assert not set(train.names) & set(dataset.names)
 
 
 def test_a_split_folder_that_is_missing_or_has_other_classes_is_named(tmp_path):
@@ -297,8 +299,8 @@ def test_a_split_folder_that_is_missing_or_has_other_classes_is_named(tmp_path):
 def test_the_fraction_does_not_change_with_the_clip(tmp_path):
     make_strips(tmp_path, {f"{i:02d}.png": 4 + i % 5 for i in range(20)})
     split = Split(by="fraction", fraction=0.5)
-    short = set(strips(tmp_path, num_frames=2, split=split).paths)
-    assert set(strips(tmp_path, num_frames=6, split=split).paths) < short
+    short = set(strips(tmp_path, num_frames=2, split=split).names)
+    assert set(strips(tmp_path, num_frames=6, split=split).names) < short
 
 
 def test_description_counts_videos_frames_and_classes(tmp_path):

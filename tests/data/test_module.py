@@ -202,13 +202,16 @@ def test_evaluation_may_be_repeated(dataset):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_file_that_vanishes_is_named_in_one_line(dataset, num_workers):
-    for path in dataset.paths:
+def test_a_disk_that_vanishes_is_told_in_one_line(dataset, num_workers):
+    paths = [dataset.path(video) for video in range(len(dataset))]
+    for path in paths:
         os.remove(path)
     with pytest.raises(UserError) as error:
         elements(module(dataset, num_workers=num_workers), 1)
-    named = [f"'{path}' was there at the start and is gone; put it back or start anew" for path in dataset.paths]
-    assert str(error.value) in named
+    reason = "it is gone); is the disk still there?"
+    assert str(error.value) in [
+        f"all 7 videos of the data set cannot be read (the last, {path!r}: {reason}" for path in paths
+    ]
 
 
 def test_batches_that_cannot_be_filled_or_shared_are_refused(dataset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -304,9 +305,9 @@ def _check_paths(value: Any, where: str, folder: bool) -> None:
         return
     if not value.exists():
         raise UserError(f"{where}: no such {'folder' if folder else 'file'}: {value}")
-    if folder and not value.is_dir():
+    if folder and not value.is_dir() and not zipfile.is_zipfile(value):
         raise UserError(f"{where}: not a folder: {value}")
     if folder and not os.access(value, os.R_OK | os.X_OK):
         raise UserError(f"{where}: no permission to read {value}")
-    if folder and next(os.scandir(value), None) is None:
+    if folder and value.is_dir() and next(os.scandir(value), None) is None:
         raise UserError(f"{where}: the folder is empty: {value}")

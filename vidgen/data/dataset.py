@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,20 @@ from torch import Tensor
 from vidgen.data.request import ClipRequest, clip_times
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
+
+
+class UnreadableVideo(UserError):
+    """A video that turned out to be damaged or gone when it was read; training goes on without it.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path!r} cannot be read: {reason}; repair or remove it")
+        self.path = path
+        self.reason = reason
 
 
 class VideoDataset(ABC):
@@ -27,6 +41,7 @@ class VideoDataset(ABC):
         groups: what each video must not be separated from (a performer, a source film); None where every video
             stands for itself.
         stride: source frames from one clip frame to the next.
+        skipped: files that were found to be unusable, and why.
     """
 
     def __init__(
@@ -36,7 +51,9 @@ class VideoDataset(ABC):
         labels: Sequence[int] | np.ndarray | None = None,
         groups: Sequence[str] | None = None,
         stride: int = 1,
+        skipped: Mapping[str, str] | None = None,
     ) -> None:
+        self.skipped = dict(skipped or {})
         self.spec = spec
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
@@ -54,7 +71,7 @@ class VideoDataset(ABC):
             ``video`` float32 (C, T, H, W) in [-1, 1] and whatever :meth:`describe_clip` adds.
 
         Raises:
-            UserError: the video cannot be read; the message names the file.
+            UnreadableVideo: the video cannot be read.
         """
 
     def clip_times(self, video: int, draw: int) -> tuple[int, ...]:
@@ -82,7 +99,7 @@ class VideoDataset(ABC):
         span = f"{lengths.min()}" if lengths.min() == lengths.max() else f"{lengths.min()} to {lengths.max()}"
         lines = [f"{len(self)} videos of {span} frames ({lengths.sum()} in all)"]
         spec = self.spec
-        pixels = f"{spec.channels} x {spec.num_frames} x {spec.resolution} x {spec.resolution}"
+        pixels = f"{spec.channels} x {spec.num_frames} x {spec.resolution} x {spec.width or spec.resolution}"
         lines.append(f"clips of {pixels} (channels, frames, height, width), stride {self.stride}")
         if self.labels is not None:
             counts = np.bincount(self.labels, minlength=len(spec.class_names))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,14 +12,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vidgen.data.dataset import VideoDataset
-from vidgen.data.request import BatchRequest
+from vidgen.data.dataset import UnreadableVideo, VideoDataset
+from vidgen.data.request import BatchRequest, ClipRequest
 from vidgen.data.sampler import EvaluationSampler, IterationSampler, check_batch
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
 from vidgen.seeding import derive_seed
 
 Batch = dict[str, Tensor]
+
+MOST_REPLACEMENTS = 64
+"""Videos in a row that may turn out to be unreadable before it is taken for an error of the whole data set."""
+
+_log = logging.getLogger("vidgen.data")
 
 
 class VideoDataModule(pl.LightningDataModule):
@@ -61,6 +68,8 @@ class VideoDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.batches_per_iteration = batches_per_iteration
+        self.skipped: dict[str, str] = dict(dataset.skipped)
+        """Files that could not be used so far, and why: those found at the start and those met by this process."""
         self._start: int | None = None
 
     @property
@@ -134,7 +143,12 @@ class VideoDataModule(pl.LightningDataModule):
 
     def _loader(self, sampler: Sampler, as_list: bool) -> BatchLoader:
         device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
-        return BatchLoader(self.dataset, sampler, as_list, self.num_workers, device == "cuda")
+        return BatchLoader(self.dataset, sampler, as_list, self.num_workers, device == "cuda", self._skip)
+
+    def _skip(self, path: str, reason: str) -> None:
+        if path not in self.skipped:
+            self.skipped[path] = reason
+            _log.warning("skipped %s: %s", path, reason)
 
 
 class BatchLoader:
@@ -149,12 +163,20 @@ class BatchLoader:
         as_list: whether an element is the list of its batches; else it is the one batch.
         num_workers: processes that read.
         pin_memory: whether tensors are put where a CUDA device reads them fast.
+        skip: told path and reason of each file that could not be read.
     """
 
     def __init__(
-        self, dataset: VideoDataset, sampler: Sampler, as_list: bool, num_workers: int, pin_memory: bool = False
+        self,
+        dataset: VideoDataset,
+        sampler: Sampler,
+        as_list: bool,
+        num_workers: int,
+        pin_memory: bool = False,
+        skip: Callable[[str, str], None] = lambda path, reason: None,
     ) -> None:
         self.sampler = sampler
+        self._skip = skip
         self._loader: DataLoader = DataLoader(
             _Reader(dataset, as_list),
             batch_size=None,
@@ -165,44 +187,106 @@ class BatchLoader:
         )
 
     def __iter__(self) -> Iterator[Any]:
-        for element in self._loader:
-            if isinstance(element, _Failure):
-                raise UserError(element.message)
-            yield element
+        for element, skipped, failure in self._loader:
+            for path, reason in skipped:
+                self._skip(path, reason)
+            if failure is not None:
+                raise UserError(failure)
+            if element is not None:
+                yield element
 
 
-class _Failure:
-    """A message on its way from a worker; an exception would arrive as a traceback of many lines."""
-
-    def __init__(self, message: str) -> None:
-        self.message = message
+Skipped = list[tuple[str, str]]
 
 
 class _Reader(Dataset):
-    """Whole elements by their requests."""
+    """Whole elements by their requests, with the files that could not be read and a message if nothing could.
+
+    An exception would arrive from a worker as a traceback of many lines. An element of which no clip is left is None.
+    """
 
     def __init__(self, dataset: VideoDataset, as_list: bool) -> None:
         self.dataset = dataset
         self.as_list = as_list
 
-    def __getitem__(self, requests: BatchRequest | list[BatchRequest]) -> Batch | list[Batch] | _Failure:
+    def __getitem__(
+        self, requests: BatchRequest | list[BatchRequest]
+    ) -> tuple[Batch | list[Batch] | None, Skipped, str | None]:
         requests = requests if isinstance(requests, list) else [requests]
+        skipped: Skipped = []
         try:
-            batches = [read_batch(self.dataset, request) for request in requests]
+            batches = [batch for request in requests if (batch := read_batch(self.dataset, request, skipped))]
         except UserError as error:
-            return _Failure(str(error))
-        return batches if self.as_list else batches[0]
+            return None, skipped, str(error)
+        if self.as_list:
+            return batches, skipped, None
+        return batches[0] if batches else None, skipped, None
 
 
-def read_batch(dataset: VideoDataset, request: BatchRequest) -> Batch:
+def read_batch(dataset: VideoDataset, request: BatchRequest, skipped: Skipped | None = None) -> Batch:
     """Read all clips and images of a request.
+
+    In place of a clip that cannot be read stands one of the next video, see :func:`read_clip`; an evaluation clip (one
+    without a seed) is left out, so that nothing is counted twice.
+
+    Args:
+        dataset: what is read.
+        request: the clips.
+        skipped: gets path and reason of what could not be read.
 
     Returns:
         ``video`` (B, C, T, H, W) and whatever else the samples hold, stacked, and ``images`` (B_i, C, H, W) where the
-        request has some.
+        request has some. Empty where no clip is left.
+
+    Raises:
+        UserError: :data:`MOST_REPLACEMENTS` videos in a row, or all there are, cannot be read.
     """
-    samples = [dataset.read(clip) for clip in request.clips]
+    skipped = [] if skipped is None else skipped
+    samples = [sample for clip in request.clips if (sample := read_clip(dataset, clip, skipped)) is not None]
+    if not samples:
+        return {}
     batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
-    if request.images:
-        batch["images"] = torch.stack([dataset.read(image)["video"][:, 0] for image in request.images])
+    images = [image for clip in request.images if (image := read_clip(dataset, clip, skipped)) is not None]
+    if images:
+        batch["images"] = torch.stack([image["video"][:, 0] for image in images])
     return batch
+
+
+def read_clip(dataset: VideoDataset, request: ClipRequest, skipped: Skipped) -> Batch | None:
+    """Read a clip, or, where a video turns out to be damaged or gone, a clip of the next video that can be read.
+
+    What stands in depends on the request alone: the clip that the next video gives for the same seed.
+
+    Args:
+        dataset: what is read.
+        request: the clip.
+        skipped: gets path and reason of what could not be read.
+
+    Returns:
+        The sample; None for a request without a seed whose video cannot be read.
+
+    Raises:
+        UserError: :data:`MOST_REPLACEMENTS` videos in a row, or all there are, cannot be read.
+    """
+    most = min(len(dataset), MOST_REPLACEMENTS)
+    for step in range(most):
+        try:
+            return dataset.read(_instead(dataset, request, step) if step else request)
+        except UnreadableVideo as error:
+            skipped.append((error.path, error.reason))
+            if request.seed is None:
+                return None
+    path, reason = skipped[-1]
+    many = f"{most} videos in a row" if most < len(dataset) else f"all {most} videos of the data set"
+    raise UserError(f"{many} cannot be read (the last, {path!r}: {reason}); is the disk still there?")
+
+
+def _instead(dataset: VideoDataset, request: ClipRequest, step: int) -> ClipRequest:
+    """The request of a video further on that stands in for one that cannot be read."""
+    assert request.seed is not None
+    video = (request.video + step) % len(dataset)
+    if len(request.times) == 1:
+        times: tuple[int, ...] = (request.times[0] % int(dataset.lengths[video]),)
+    else:
+        times = dataset.clip_times(video, derive_seed(request.seed, "start"))
+    return replace(request, video=video, times=times)

@@ -13,7 +13,7 @@ class DataSpec:
 
     Args:
         channels: colour channels of the videos.
-        resolution: height and width of the clips, pixels.
+        resolution: height of the clips and, without ``width``, their width, pixels.
         num_frames: frames of a clip.
         fps: frames per second of the source videos; None where unknown.
         num_videos: videos that can be drawn.
@@ -21,6 +21,8 @@ class DataSpec:
         max_length: frames of the longest of them.
         class_names: names of the labels 0, 1, ...; empty without labels.
         attribute_names: names of the columns of ``attributes``; empty without attributes.
+        attribute_values: for each column what its numbers 0, 1, ... stand for; empty for a column of plain numbers.
+        width: width of the clips where they are no squares, pixels.
     """
 
     channels: int
@@ -32,15 +34,24 @@ class DataSpec:
     max_length: int
     class_names: tuple[str, ...] = ()
     attribute_names: tuple[str, ...] = ()
+    attribute_values: tuple[tuple[str, ...], ...] = ()
+    width: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, as saved in a checkpoint."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: _listed(value) for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataSpec:
         """The inverse of :meth:`to_dict`; keys of newer versions are ignored."""
         known = {field.name for field in fields(cls)}
         plain: dict[str, Any] = {key: value for key, value in values.items() if key in known}
-        plain.update({key: tuple(value) for key, value in plain.items() if isinstance(value, list)})
-        return cls(**plain)
+        return cls(**{key: _tupled(value) for key, value in plain.items()})
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value

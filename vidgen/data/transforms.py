@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from fractions import Fraction
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ from vidgen.seeding import derive_seed
 
 Frames = NDArray[np.uint8]
 ResizeRule = Literal["crop", "stretch"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "nearest"]
 
 
 def keep_channels(frames: Frames, channels: int) -> Frames:
     """Keep the first ``channels`` channels (which drops alpha); grey frames are repeated to fill them.
 
     Args:
-        frames: ``(T, H, W, C)`` with C = 1 (grey), 2 (grey, alpha), 3 or 4 (colour, alpha).
+        frames: ``(..., C)`` with C = 1 (grey), 2 (grey, alpha), 3 or 4 (colour, alpha).
         channels: 1 or 3.
     """
     if frames.shape[-1] < 3:
@@ -28,35 +30,55 @@ def keep_channels(frames: Frames, channels: int) -> Frames:
     return frames[..., :channels]
 
 
-def resize_frames(frames: Frames, resolution: int, rule: ResizeRule = "crop") -> Frames:
-    """Bring frames to a square, bilinear with antialiasing (the filter grows with the scale, as in PIL).
+def resize_frames(
+    frames: NDArray[Any],
+    resolution: int,
+    rule: ResizeRule = "crop",
+    *,
+    width: int | None = None,
+    pixel_aspect: Fraction = Fraction(1),
+    interpolation: Interpolation = "bilinear",
+) -> NDArray[Any]:
+    """Bring frames to a size, with antialiasing (the filter grows with the scale, as in PIL).
 
     Args:
-        frames: ``(T, H, W, C)``.
-        resolution: height and width of the result, pixels.
-        rule: ``crop`` scales the shorter side to ``resolution`` and cuts out the centre; ``stretch`` scales both sides.
+        frames: ``(T, H, W, C)``, uint8, or int32 for ``nearest``.
+        resolution: height of the result, and its width where that is not given, pixels.
+        rule: ``crop`` scales the frame until it just covers the result and cuts out the centre; ``stretch`` scales
+            both sides, each by its own factor.
+        width: width of the result, pixels.
+        pixel_aspect: width of a stored pixel divided by its height.
+        interpolation: filter.
 
     Returns:
-        ``(T, resolution, resolution, C)``; the same array where nothing is to be done.
+        ``(T, resolution, width, C)``; the same array where nothing is to be done.
     """
-    height, width = frames.shape[1:3]
+    width = width or resolution
+    size = scaled_size(frames.shape[2], frames.shape[1], width, resolution, rule, pixel_aspect)
+    if size != (frames.shape[2], frames.shape[1]):
+        resample = Image.Resampling[interpolation.upper()]
+        frames = np.stack([_resize(frame, size, resample) for frame in frames])
+    left, top = round((size[0] - width) / 2), round((size[1] - resolution) / 2)
+    return frames[:, top : top + resolution, left : left + width]
+
+
+def scaled_size(
+    width: int, height: int, to_width: int, to_height: int, rule: ResizeRule, pixel_aspect: Fraction
+) -> tuple[int, int]:
+    """Width and height to which a frame is scaled before its centre is cut out."""
     if rule == "stretch":
-        size = (resolution, resolution)
-    elif width <= height:
-        size = (resolution, resolution * height // width)
-    else:
-        size = (resolution * width // height, resolution)
-    if size != (width, height):
-        frames = np.stack([_resize(frame, size) for frame in frames])
-    left, top = round((size[0] - resolution) / 2), round((size[1] - resolution) / 2)
-    return frames[:, top : top + resolution, left : left + resolution]
+        return to_width, to_height
+    shown = width * pixel_aspect
+    if shown * to_height <= height * to_width:
+        return to_width, int(to_width * height / shown)
+    return int(to_height * shown / height), to_height
 
 
-def _resize(frame: Frames, size: tuple[int, int]) -> Frames:
-    if frame.shape[-1] == 3:
-        return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
+def _resize(frame: NDArray[Any], size: tuple[int, int], resample: Image.Resampling) -> NDArray[Any]:
+    if frame.shape[-1] == 3 and frame.dtype == np.uint8:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(frame)).resize(size, resample))
     channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(frame, -1, 0)]
-    return np.stack([np.asarray(channel.resize(size, Image.Resampling.BILINEAR)) for channel in channels], axis=-1)
+    return np.stack([np.asarray(channel.resize(size, resample)) for channel in channels], axis=-1)
 
 
 def to_clip(frames: Frames) -> Tensor:

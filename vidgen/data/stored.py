@@ -1,0 +1,268 @@
+"""What data sets that read files share: which videos, what is known about them, and from stored to wanted frames."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+from vidgen.data.annotations import Attributes, Labels
+from vidgen.data.clips import Clips, check_clips, clip_frames, shortest_video
+from vidgen.data.dataset import UnreadableVideo, VideoDataset, check_clip_settings
+from vidgen.data.decoding import Unreadable
+from vidgen.data.listing import Annotation, Listing, list_videos
+from vidgen.data.request import ClipRequest
+from vidgen.data.spec import DataSpec
+from vidgen.data.splits import Split
+from vidgen.data.tables import StringTable
+from vidgen.data.transforms import Frames, Interpolation, ResizeRule, flips, keep_channels, resize_frames, to_clip
+from vidgen.errors import UserError
+
+NAMED = 10
+"""Files that cannot be used and are named one by one; of more only their number is told."""
+
+_log = logging.getLogger("vidgen.data")
+
+
+@rank_zero_only
+def _report(line: str) -> None:
+    _log.warning(line)
+
+
+class Measured(NamedTuple):
+    """What is known about files before their frames are read.
+
+    Args:
+        lengths: frames of each; 0 where it cannot be used.
+        reasons: why each cannot be used; empty where it can.
+        fps: frames per second; None where unknown.
+    """
+
+    lengths: NDArray[np.int64]
+    reasons: Sequence[str]
+    fps: float | None = None
+
+
+class StoredVideos(VideoDataset):
+    """Videos in files under one root.
+
+    A subclass says which videos there are (:meth:`find`), how long they are (:meth:`measure`), which of them stay
+    (:meth:`keep`), and reads their frames (:meth:`frames`). What is found to be unusable is skipped with a warning that
+    names it and the reason, and stays listed in :attr:`skipped`.
+
+    Args:
+        root: where the videos lie.
+        resolution: height and, without ``width``, width of the clips, pixels.
+        num_frames: frames of a clip.
+        stride: source frames from one clip frame to the next. A video shorter than ``num_frames * stride`` (and no
+            shorter than ``min_length``) gives its first ``num_frames`` frames instead.
+        clips: by which rule clips are cut from videos.
+        min_length: videos of fewer frames are left out; None for what a clip needs, with contiguous clips
+            ``num_frames * stride`` (with MoCoGAN's 16 and 2 that is the 32 of its official loader).
+        channels: 3 or 1; the first channels of an image are kept, so that alpha is dropped.
+        width: width of the clips where they are no squares, pixels.
+        resize: ``crop`` scales a frame until it just covers the clip's size and cuts out the centre, ``stretch`` scales
+            each side by its own factor; antialiased.
+        interpolation: filter of the resizing.
+        flip: mirror every second clip, drawn at random, from left to right, all its frames together.
+        split: which of the videos are used.
+        labels: where the class of a video comes from.
+        attributes: where attributes of a video come from.
+    """
+
+    WHAT: ClassVar[str] = "videos"
+    """What the root should hold, for messages."""
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        num_frames: int,
+        *,
+        stride: int = 1,
+        clips: Clips = Clips(),  # noqa: B008 - frozen
+        min_length: int | None = None,
+        channels: Literal[1, 3] = 3,
+        width: int | None = None,
+        resize: ResizeRule = "crop",
+        interpolation: Interpolation = "bilinear",
+        flip: bool = False,
+        split: Split = Split(),  # noqa: B008 - frozen
+        labels: Labels = Labels(),  # noqa: B008 - frozen
+        attributes: Attributes = Attributes(),  # noqa: B008 - frozen
+    ) -> None:
+        check_clip_settings(resolution, num_frames, stride)
+        check_clips(clips, num_frames, stride)
+        if width is not None and width < 1:
+            raise UserError(f"data.width is {width}; it must be at least 1")
+        if min_length is None:
+            min_length = shortest_video(clips, num_frames, stride)
+        if min_length < num_frames:
+            raise UserError(f"data.min_length {min_length} is less than data.num_frames {num_frames}; raise it")
+        self.root = root
+        self.clips = clips
+        self.channels = channels
+        self.resize = resize
+        self.interpolation = interpolation
+        self.flip = flip
+        self.notices: list[str] = []
+        self.skipped: dict[str, str] = {}
+        names = self.find()
+        listing = list_videos(names, Path(root), Annotation(split, labels, attributes), self.WHAT)
+        measured = self.measure(listing.names)
+        kept = self._usable(listing, measured, min_length)
+        listing = listing.take(kept)
+        lengths = measured.lengths[kept]
+        self.names = StringTable(listing.names)
+        self.attributes = np.stack([c.numbers for c in listing.columns], axis=1) if listing.columns else None
+        self.keep(kept)
+        spec = DataSpec(
+            channels=channels,
+            resolution=resolution,
+            num_frames=num_frames,
+            fps=measured.fps,
+            num_videos=len(kept),
+            min_length=int(lengths.min()),
+            max_length=int(lengths.max()),
+            class_names=listing.class_names,
+            attribute_names=tuple(column.name for column in listing.columns),
+            attribute_values=tuple(column.values for column in listing.columns),
+            width=width if width != resolution else None,
+        )
+        labelled = listing.labels if listing.class_names else None
+        super().__init__(spec, lengths, labelled, listing.groups, stride, self.skipped)
+
+    @abstractmethod
+    def find(self) -> Sequence[str]:
+        """All videos under the root, sorted, relative to it, with ``/``; nothing is opened."""
+
+    @abstractmethod
+    def measure(self, names: Sequence[str]) -> Measured:
+        """Lengths of videos, without decoding them."""
+
+    @abstractmethod
+    def keep(self, kept: NDArray[np.int64]) -> None:
+        """Forget all but some of the videos that were measured; these are numbered anew from 0."""
+
+    @abstractmethod
+    def frames(self, video: int, times: Sequence[int]) -> Sequence[Frames]:
+        """Stored frames of a video.
+
+        Returns:
+            uint8 ``(H, W, C)`` for each of ``times``.
+
+        Raises:
+            Unreadable: the video cannot be read.
+        """
+
+    def pixel_aspect(self, video: int) -> Fraction:
+        """Width of a stored pixel divided by its height."""
+        return Fraction(1)
+
+    def path(self, video: int) -> str:
+        """Where a video lies, for messages."""
+        return str(Path(self.root) / self.names[video])
+
+    def clip_times(self, video: int, draw: int) -> tuple[int, ...]:
+        """See :meth:`VideoDataset.clip_times`."""
+        return clip_frames(self.clips, int(self.lengths[video]), self.spec.num_frames, self.stride, draw)
+
+    def read(self, request: ClipRequest) -> dict[str, Tensor]:
+        """See :meth:`VideoDataset.read`; adds ``attributes`` float32 (A,) where there are some."""
+        frames = self.fitted(request.video, request.times, request.resolution)
+        if self.flip and flips(request.seed):
+            frames = frames[:, :, ::-1]
+        return {"video": to_clip(frames), **self.describe_clip(request)}
+
+    def fitted(self, video: int, times: Sequence[int], resolution: int) -> Frames:
+        """Frames of a video in the size of a clip, uint8 ``(T, resolution, width, C)``.
+
+        Raises:
+            UnreadableVideo: the video cannot be read.
+        """
+        try:
+            stored = self.frames(video, times)
+        except Unreadable as error:
+            raise UnreadableVideo(self.path(video), str(error)) from error
+        aspect = self.pixel_aspect(video)
+        fitted = {id(frame): self.fit(frame, resolution, aspect) for frame in stored}  # frames may repeat
+        return np.stack([fitted[id(frame)] for frame in stored])
+
+    def fit(self, frame: Frames, resolution: int, pixel_aspect: Fraction = Fraction(1)) -> Frames:
+        """One frame in the size of a clip: ``(H, W, C)`` to ``(resolution, width, channels)``."""
+        return resize_frames(
+            keep_channels(frame, self.channels)[None],
+            resolution,
+            self.resize,
+            width=self.width(resolution),
+            pixel_aspect=pixel_aspect,
+            interpolation=self.interpolation,
+        )[0]
+
+    def width(self, resolution: int) -> int:
+        """Width of clips whose height is ``resolution``, pixels."""
+        return round(resolution * self.spec.width / self.spec.resolution) if self.spec.width else resolution
+
+    def describe_clip(self, request: ClipRequest) -> dict[str, Tensor]:
+        """See :meth:`VideoDataset.describe_clip`."""
+        sample = super().describe_clip(request)
+        if self.attributes is not None:
+            sample["attributes"] = torch.from_numpy(self.attributes[request.video].copy())
+        return sample
+
+    def describe(self) -> str:
+        """See :meth:`VideoDataset.describe`."""
+        return "\n".join([f"{self.WHAT.split(' (')[0]} in {self.root}", super().describe(), *self.notices])
+
+    def _usable(self, listing: Listing, measured: Measured, min_length: int) -> NDArray[np.int64]:
+        """Which videos are used; what is left out is reported."""
+        root = Path(self.root)
+        bad = [number for number, reason in enumerate(measured.reasons) if reason]
+        self.skipped = {str(root / listing.names[number]): measured.reasons[number] for number in bad}
+        if len(bad) == len(listing.names):
+            first = listing.names[bad[0]]
+            raise UserError(
+                f"data.root {self.root!r}: none of its {counted(len(bad), 'file')} can be used"
+                f" (the first, {first!r}: {measured.reasons[bad[0]]})"
+            )
+        for path, reason in list(self.skipped.items())[:NAMED]:
+            self._notice(f"skipped {path}: {reason}")
+        if len(bad) > NAMED:
+            self._notice(f"{self.root}: skipped {len(bad) - NAMED} more; `vidgen data inspect` lists them")
+        kept = np.flatnonzero(measured.lengths >= min_length)
+        if not len(kept):
+            raise UserError(
+                f"data.root {self.root!r}: none of its {counted(len(listing.names) - len(bad), 'video')} has"
+                f" {min_length} frames (the longest has {measured.lengths.max()});"
+                " lower data.num_frames, data.stride or data.min_length"
+            )
+        num_short = len(listing.names) - len(bad) - len(kept)
+        if num_short:
+            self._notice(f"{self.root}: left out {counted(num_short, 'video')} shorter than {min_length} frames")
+        return kept
+
+    def _notice(self, line: str) -> None:
+        self.notices.append(line)
+        _report(line)
+
+    def video_size(self, video: int) -> tuple[int, int] | None:
+        """Width and height of a video's stored frames, or None where that is not known without decoding."""
+        return None
+
+    def video_fps(self, video: int) -> float | None:
+        """Frames per second of a video; None where unknown."""
+        return self.spec.fps
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 video``, ``2 videos``."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,264 @@
+"""Many names in little memory, and files by number, from a folder or from inside a zip.
+
+A list of a million Python strings costs hundreds of megabytes, and every worker process copies it bit by bit merely by
+looking at it, because looking changes reference counts. NumPy arrays have none.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidgen.data.decoding import Unreadable
+from vidgen.errors import UserError
+
+BESIDE = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("txt", "csv", "tsv", "json", "jsonl", "md", "yaml", "yml", "xml", "html", "pdf", "nfo", "log"),
+        *("srt", "vtt", "ass", "wav", "mp3", "m4a", "npy", "npz", "mat", "pkl", "h5", "py", "sh"),
+        *("zip", "tar", "gz", "rar", "7z", "md5", "sha256"),
+    )
+)
+"""What lies beside videos and is passed over in silence."""
+
+
+class StringTable(Sequence[str]):
+    """An immutable list of strings in two arrays.
+
+    Args:
+        strings: the strings; file names that are no valid text are kept byte for byte.
+    """
+
+    def __init__(self, strings: Iterable[str] = ()) -> None:
+        encoded = [os.fsencode(string) for string in strings]
+        self.data = np.frombuffer(b"".join(encoded), np.uint8)
+        self.ends = np.cumsum([len(item) for item in encoded], dtype=np.int64)
+
+    @classmethod
+    def from_arrays(cls, data: NDArray[np.uint8], ends: NDArray[np.int64]) -> StringTable:
+        """The table that has these arrays."""
+        table = cls()
+        table.data, table.ends = data, ends
+        return table
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        start = int(self.ends[index - 1]) if index else 0
+        return os.fsdecode(self.data[start : int(self.ends[index])].tobytes())
+
+
+class FolderFiles:
+    """Files under a folder, by number.
+
+    Args:
+        root: the folder.
+        names: paths relative to it, with ``/``.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root = root
+        self.names = StringTable(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, number: int) -> str:
+        """Where a file lies, for messages and for readers that open it themselves."""
+        return os.path.join(self.root, self.names[number])
+
+    def read(self, number: int) -> bytes:
+        """All bytes of a file.
+
+        Raises:
+            Unreadable: it is gone or cannot be read.
+        """
+        path = self.path(number)
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            raise Unreadable("a link that leads nowhere" if os.path.islink(path) else "it is gone") from None
+        except OSError as error:
+            raise Unreadable(error.strerror or str(error)) from error
+
+    def take(self, names: Sequence[str]) -> FolderFiles:
+        """The files of these names, in this order."""
+        return FolderFiles(self.root, names)
+
+
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, …, lengths of the name and of the extra field
+_STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+
+
+class ZipFiles:
+    """Files inside a zip, by number; a copy in another process opens the zip anew.
+
+    Args:
+        root: the zip.
+        names: paths inside it; None for all files in it.
+        where: offsets, packed sizes, sizes, checksums and methods of these files, ``(N, 5)``; None reads them.
+
+    Raises:
+        UserError: it is damaged, encrypted, or packed by a method other than deflate.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str] | None = None, where: NDArray[np.int64] | None = None) -> None:
+        self.root = root
+        if names is None or where is None:
+            names, where = _zip_directory(root)
+        self.names = StringTable(names)
+        self._where = where
+        self._file: Any = None
+        self._process = -1
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, number: int) -> str:
+        """Where a file lies, for messages."""
+        return os.path.join(self.root, self.names[number])
+
+    def read(self, number: int) -> bytes:
+        """All bytes of a file, its checksum verified.
+
+        Raises:
+            Unreadable: the zip is gone or damaged there.
+        """
+        offset, packed_size, size, checksum, method = (int(value) for value in self._where[number])
+        try:
+            if self._process != os.getpid():
+                self._file, self._process = open(self.root, "rb"), os.getpid()  # noqa: SIM115 - kept open
+            self._file.seek(offset)
+            signature, name_length, extra_length = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
+            self._file.seek(name_length + extra_length, os.SEEK_CUR)
+            data = self._file.read(packed_size)
+            if signature == b"PK\x03\x04" and method == _DEFLATED:
+                data = zlib.decompressobj(-15).decompress(data, size + 1)
+        except FileNotFoundError:
+            raise Unreadable("the zip is gone") from None
+        except (OSError, struct.error, zlib.error) as error:
+            raise Unreadable(f"damaged inside the zip ({error})") from error
+        if signature != b"PK\x03\x04" or len(data) != size or zlib.crc32(data) != checksum:
+            raise Unreadable("damaged inside the zip (its checksum is wrong)")
+        return data
+
+    def take(self, names: Sequence[str]) -> ZipFiles:
+        """The files of these names, in this order."""
+        number = {name: index for index, name in enumerate(self.names)}
+        rows = np.array([number[name] for name in names], np.int64)
+        return ZipFiles(self.root, names, self._where[rows])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_process": -1}
+
+
+def _zip_directory(path: Path) -> tuple[list[str], NDArray[np.int64]]:
+    names, rows = [], []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.is_dir():
+                    continue
+                if info.flag_bits & 1:
+                    raise UserError(f"data.root {str(path)!r} is encrypted; unpack it")
+                if info.compress_type not in (_STORED, _DEFLATED):
+                    raise UserError(
+                        f"data.root {str(path)!r}: {info.filename!r} is neither stored nor deflated; pack it again"
+                    )
+                names.append(info.filename)
+                rows.append((info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type))
+    except (zipfile.BadZipFile, EOFError, struct.error) as error:
+        raise UserError(f"data.root {str(path)!r} is no zip that can be read: {error}; get it anew") from error
+    return names, np.array(rows, np.int64).reshape(-1, 5)
+
+
+Files = FolderFiles | ZipFiles
+
+
+def open_files(root: str | Path, what: str) -> Files:
+    """All files under a folder or in a zip, sorted; hidden ones (``.name``, ``__MACOSX``) are left out.
+
+    Links are followed. A zip whose files all lie in one folder is read as that folder. Nothing but the zip's directory
+    is opened.
+
+    Args:
+        root: a folder, or a file in zip format.
+        what: what should be there, for messages (``"frame strips"``).
+
+    Raises:
+        UserError: there is no such place, or it cannot be read.
+    """
+    base = Path(root)
+    if base.is_file() and zipfile.is_zipfile(base):
+        files = ZipFiles(base)
+        return files.take(_without_grids(sorted(name for name in files.names if _shown(name))))
+    check_folder(base, f"data.root {str(root)!r}", what)
+    return FolderFiles(base, _without_grids(sorted(_walk(base))))
+
+
+def _without_grids(names: list[str]) -> list[str]:
+    """A folder of samples holds, beside them, the same samples in one grid."""
+    sampled = {name.removesuffix("samples.json") for name in names if name.rpartition("/")[2] == "samples.json"}
+    grids = {f"{folder}grid.{kind}" for folder in sampled for kind in ("mp4", "gif", "png")}
+    return [name for name in names if name not in grids] if grids else names
+
+
+def check_folder(folder: Path, name: str, what: str) -> None:
+    """Refuse what is no readable folder.
+
+    Args:
+        folder: the path.
+        name: how the message calls it.
+        what: what it should hold.
+
+    Raises:
+        UserError: it does not exist, is no folder, or may not be read.
+    """
+    if not folder.exists():
+        raise UserError(f"{name} does not exist; it should be a folder of {what}")
+    if not folder.is_dir():
+        raise UserError(f"{name} is not a folder; it should be a folder of {what}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"{name} cannot be read: permission denied")
+
+
+def _shown(name: str) -> bool:
+    parts = name.split("/")
+    return not any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def _walk(base: Path) -> Iterator[str]:
+    """Files, and links that lead nowhere, below a folder; a folder that links to one above it is not entered again."""
+    todo: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while todo:
+        inside, above = todo.pop()
+        place = os.path.join(base, inside)
+        status = os.stat(place)
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            continue
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                name = f"{inside}/{entry.name}" if inside else entry.name
+                if entry.is_dir():
+                    todo.append((name, above | {identity}))
+                elif entry.is_file() or entry.is_symlink():
+                    yield name

@@ -1,0 +1,142 @@
+"""A folder of video files, of any container and codec that FFmpeg reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidgen.data.decoding import VideoScan, read_frames
+from vidgen.data.images import SUFFIXES
+from vidgen.data.index import VideoIndex, index_videos
+from vidgen.data.stored import Measured, StoredVideos
+from vidgen.data.tables import BESIDE, FolderFiles, check_folder, open_files
+from vidgen.data.transforms import Frames
+from vidgen.distributed import world
+from vidgen.errors import UserError
+from vidgen.registry import DATASETS
+
+LONGEST = 10**7
+"""Frames of the longest video at a chosen frame rate; more is a sign of damaged times."""
+
+
+@DATASETS.register("video_folder")
+class VideoFolder(StoredVideos):
+    """Video files, ``root/<class>/.../<file>`` or without classes ``root/<file>``.
+
+    Files are opened by content, not by extension; images, texts and tables beside them are passed over. Which frames a
+    file has and when they are shown is found out once and kept in an index, so that later starts open no file; a
+    clip is then read by seeking, exactly. Frames are upright, and square pixels where the file's are not.
+
+    Args:
+        root: folder of the videos; its subfolders are the classes, numbered in sorted order.
+        fps: frames per second at which the videos are read: source frame n is what is shown n / fps seconds after the
+            first frame. None takes the frames as they are stored, whatever the time between them.
+        deinterlace: keep only every second line of interlaced frames, so that no frame shows two moments at once.
+    """
+
+    WHAT = "video files"
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        num_frames: int,
+        *,
+        fps: float | None = None,
+        deinterlace: bool = False,
+        **stored: Any,
+    ) -> None:
+        if fps is not None and not 0 < fps <= 1000:
+            raise UserError(f"data.fps is {fps:g}; it must be above 0 and at most 1000")
+        self.fps = None if fps is None else Fraction(fps).limit_denominator(1001)
+        self.deinterlace = deinterlace
+        self._files: FolderFiles
+        self._index: VideoIndex
+        super().__init__(root, resolution, num_frames, **stored)
+
+    def find(self) -> Sequence[str]:
+        """See :meth:`StoredVideos.find`."""
+        check_folder(Path(self.root), f"data.root {self.root!r}", self.WHAT)
+        names = open_files(self.root, self.WHAT).names
+        suffixes = {name: PurePosixPath(name).suffix.lower() for name in names}
+        videos = [name for name in names if suffixes[name] not in BESIDE and suffixes[name] not in _IMAGES]
+        if not videos and any(suffix in _IMAGES for suffix in suffixes.values()):
+            raise UserError(
+                f"data.root {self.root!r} holds images and no video;"
+                " use data.name frame_folder (a folder of frames per video), frame_strips or image_folder"
+            )
+        return videos
+
+    def measure(self, names: Sequence[str]) -> Measured:
+        """See :meth:`StoredVideos.measure`; files that are not in the index are scanned."""
+        self._files = FolderFiles(Path(self.root), names)
+        self._index = index_videos(Path(self.root), names, quiet=world()[0] > 0)
+        reasons = list(self._index.reasons)
+        lengths = self._index.entries["length"].astype(np.int64)
+        if self.fps is not None:
+            for number in np.flatnonzero(lengths):
+                lengths[number], reasons[number] = self._resampled(self._index.scan(int(number)), self.fps)
+        rates = [rate for n in np.flatnonzero(lengths)[:1000] if (rate := self._index.scan(int(n)).fps)]
+        fps = float(self.fps) if self.fps is not None else float(np.median(rates)) if rates else None
+        return Measured(lengths, reasons, None if fps is None else round(fps, 3))
+
+    def keep(self, kept: NDArray[np.int64]) -> None:
+        """See :meth:`StoredVideos.keep`."""
+        self._files = self._files.take([self._files.names[number] for number in kept])
+        self._index = self._index.take(kept)
+
+    def frames(self, video: int, times: Sequence[int]) -> Sequence[Frames]:
+        """See :meth:`StoredVideos.frames`."""
+        found = self._index.scan(video)
+        wanted = times if self.fps is None else frames_at(found, self.fps, times)
+        return read_frames(self._files.path(video), found, wanted, self.deinterlace)
+
+    def pixel_aspect(self, video: int) -> Fraction:
+        """See :meth:`StoredVideos.pixel_aspect`."""
+        return Fraction(*self._index.entries[video]["pixel_aspect"].tolist())
+
+    def video_size(self, video: int) -> tuple[int, int] | None:
+        """See :meth:`StoredVideos.video_size`."""
+        entry = self._index.entries[video]
+        return int(entry["width"]), int(entry["height"])
+
+    def video_fps(self, video: int) -> float | None:
+        """See :meth:`StoredVideos.video_fps`."""
+        return float(self.fps) if self.fps is not None else self._index.scan(video).fps
+
+    @staticmethod
+    def _resampled(found: VideoScan, fps: Fraction) -> tuple[int, str]:
+        """Length at a frame rate, and why there is none."""
+        if not len(found.times):
+            return 0, "it has no times; leave out data.fps"
+        ticks = int(found.times[-1] - found.times[0]) + found.last_ticks
+        length = max(1, -(-((2 * ticks - 1) * fps * found.tick) // 2))  # see frames_at: half a tick may be missing
+        if length > LONGEST:
+            return 0, f"damaged (its {found.length} frames span {ticks * float(found.tick) / 3600:.0f} hours)"
+        return int(length), ""
+
+
+_IMAGES = frozenset(SUFFIXES) - {".gif", ".webp"}
+
+
+def frames_at(found: VideoScan, fps: Fraction, times: Sequence[int]) -> list[int]:
+    """The stored frames that are shown at the frames of another rate.
+
+    Containers round times to their ticks, so a frame counts as shown up to half a tick before its time.
+
+    Args:
+        found: where the frames of the file are.
+        fps: frames per second of ``times``.
+        times: frame numbers at that rate, from 0.
+
+    Returns:
+        Numbers of stored frames.
+    """
+    ticks = [int(time / (fps * found.tick) + Fraction(1, 2)) for time in times]
+    shown = np.searchsorted(found.times - found.times[0], ticks, side="right") - 1
+    return [int(number) for number in shown]
