@@ -23,6 +23,7 @@ from vidgen.errors import UserError, did_you_mean
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("vidgen.cli.fit", "train what a config describes"),
     "sample": ("vidgen.cli.sample", "make videos with a trained model"),
+    "data": ("vidgen.cli.data", "look at a data set, or pack it"),
     "models": ("vidgen.cli.models", "list the models, or describe one"),
     "convert": ("vidgen.cli.convert", "read an official checkpoint"),
     "export": ("vidgen.cli.export", "write a model as safetensors and config"),

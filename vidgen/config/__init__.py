@@ -4,9 +4,9 @@
 config names.
 """
 
-from vidgen.config.check import check
+from vidgen.config.check import check, check_data
 from vidgen.config.compose import Config, compose
-from vidgen.config.run import RunConfig, bind, build_data, build_model, stage_dir
+from vidgen.config.run import RunConfig, bind, build_data, build_dataset, build_model, stage_dir
 from vidgen.config.save import resolve_run_dir, save_run
 
 __all__ = [
@@ -14,8 +14,10 @@ __all__ = [
     "RunConfig",
     "bind",
     "build_data",
+    "build_dataset",
     "build_model",
     "check",
+    "check_data",
     "compose",
     "resolve_run_dir",
     "save_run",

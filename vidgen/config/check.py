@@ -67,6 +67,39 @@ def check(config: Config) -> list[RunConfig]:
     return runs
 
 
+def check_data(config: Config, stage: str | None = None) -> tuple[dict[str, Any], int]:
+    """Check the data of one stage alone; nothing else has to be in the config.
+
+    Args:
+        config: from :func:`~vidgen.config.compose.compose`.
+        stage: whose data; None for the first stage.
+
+    Returns:
+        ``name`` and the checked arguments of the data set and of the data module, and the seed.
+
+    Raises:
+        UserError: there is no such stage, or the first thing that is wrong; the message names its key.
+    """
+    stages = dict(config.for_stages())
+    name = next(iter(stages)) if stage is None else stage
+    if name not in stages:
+        known = [known for known in stages if known is not None]
+        raise UserError(f"--stage: the config has no stage {name!r}{did_you_mean(str(name), known)}")
+    sections = stages[name]
+
+    def key(dotted: str) -> str:
+        return config.key(name, dotted)
+
+    from vidgen.data.dataset import VideoDataset
+
+    _mapping(sections.get("data"), key("data"), required=True)
+    _check_name(DATASETS, sections["data"], key("data.name"))
+    dataset_class = _class_of(DATASETS, sections["data"], VideoDataset, key("data.name"))
+    data = _check_data({"batch_size": 1, **sections["data"]}, dataset_class, key)
+    seed = _value(sections.get("seed", 0), int, key("seed"))
+    return {"name": sections["data"]["name"], **data}, seed
+
+
 def _check_light(sections: Mapping[str, Any], key: Key) -> None:
     for name in ("model", "data", "trainer"):
         _mapping(sections.get(name), key(name), required=True)

@@ -13,6 +13,7 @@ from vidgen.registry import DATASETS, MODELS, Registry
 from vidgen.training.settings import CheckpointSettings, EMASettings, LogSettings
 
 if TYPE_CHECKING:
+    from vidgen.data.dataset import VideoDataset
     from vidgen.data.module import VideoDataModule
     from vidgen.models.base import VideoModel
 
@@ -106,10 +107,20 @@ def build_data(run: RunConfig, batches_per_iteration: int) -> VideoDataModule:
     """
     from vidgen.data.module import VideoDataModule
 
-    dataset_class = DATASETS.get(run.data["name"])
-    dataset = dataset_class(**_known_to(dataset_class, run.data))
+    dataset = build_dataset(run.data)
     arguments = _known_to(VideoDataModule, run.data, but=SUPPLIED_BY_FIT)
     return VideoDataModule(dataset, seed=run.seed, batches_per_iteration=batches_per_iteration, **arguments)
+
+
+def build_dataset(data: dict[str, Any]) -> VideoDataset:
+    """The data set that a checked section describes.
+
+    Args:
+        data: ``name`` and arguments; those of the data module are passed over.
+    """
+    dataset_class = DATASETS.get(data["name"])
+    dataset: VideoDataset = dataset_class(**_known_to(dataset_class, data))
+    return dataset
 
 
 def _known_to(cls: type, values: dict[str, Any], but: Sequence[str] = ()) -> dict[str, Any]:

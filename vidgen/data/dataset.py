@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vidgen.data.request import ClipRequest, clip_times
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
+from vidgen.media import to_uint8
 
 
 class UnreadableVideo(UserError):
@@ -73,6 +76,19 @@ class VideoDataset(ABC):
         Raises:
             UnreadableVideo: the video cannot be read.
         """
+
+    def pack(self, video: int, times: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """Frames of a video as a pack stores them.
+
+        Returns:
+            Name -> ``(T, H, W, C)``: uint8 levels (``video`` and whatever is read as floats in [-1, 1]) or int32
+            numbers (ids).
+
+        Raises:
+            UnreadableVideo: the video cannot be read.
+        """
+        clip = self.read(ClipRequest(video, tuple(times), self.spec.resolution))["video"]
+        return {"video": to_uint8(clip).permute(1, 2, 3, 0).numpy()}
 
     def clip_times(self, video: int, draw: int) -> tuple[int, ...]:
         """Source frames of a training clip of a video; ``draw`` is a random number from 0 that picks its start."""

@@ -11,7 +11,7 @@ declaration by the BT.601 matrix and limited range, as the ffmpeg program does. 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -28,7 +28,7 @@ Frames = NDArray[np.uint8]
 
 CONTAINERS = (
     "mov,matroska,webm,avi,gif,apng,mpeg,mpegts,mpegvideo,m4v,flv,live_flv,asf,ogg,mxf,dv,ivf,obu,av1,h264,hevc,rm,nut,"
-    "yuv4mpegpipe,swf,vob,wtv,amv,dvd,avif,webp,webp_anim"
+    "yuv4mpegpipe,swf,wtv,webp_anim"
 )
 """Container formats that are opened. Playlists are not among them: they would lead to other files."""
 MAX_PIXELS = 2**26
@@ -86,11 +86,13 @@ class VideoScan:
 
 @dataclass
 class _Opened:
-    """A file open for decoding."""
+    """A file open for decoding; all its frames are given in one size, upright width and height."""
 
     container: av.container.InputContainer
     stream: av.VideoStream
     deinterlace: bool = False
+    size: tuple[int, int] | None = None
+    convert: Callable[[Frames], Frames] | None = None
     fresh: bool = True
     reformatter: VideoReformatter = field(default_factory=VideoReformatter)
 
@@ -108,14 +110,17 @@ class _Opened:
     def pixels(self, frame: av.VideoFrame) -> Frames:
         """An upright frame, uint8 ``(H, W, 3)``."""
         rgb = self.reformatter.reformat(frame, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1)
-        pixels = rgb.to_ndarray()
+        pixels: Frames = rgb.to_ndarray()  # type: ignore[assignment]  # rgb24 has bytes
         if self.deinterlace and frame.interlaced_frame:
             pixels = pixels[::2].repeat(2, axis=0)[: len(pixels)]
-        return np.ascontiguousarray(np.rot90(pixels, _quarter_turns(frame)))
+        pixels = np.ascontiguousarray(np.rot90(pixels, _quarter_turns(frame)))
+        return self.convert(pixels) if self.convert else pixels
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str], deinterlace: bool = False) -> Iterator[_Opened]:
+def _opened(
+    path: str | os.PathLike[str], deinterlace: bool = False, convert: Callable[[Frames], Frames] | None = None
+) -> Iterator[_Opened]:
     """Open a file's main video stream; whatever goes wrong inside the block becomes :class:`Unreadable`."""
     container = None
     try:
@@ -133,7 +138,7 @@ def _opened(path: str | os.PathLike[str], deinterlace: bool = False) -> Iterator
                 other.discard = Discard.all
         # Processes work side by side already, and one thread decodes the same everywhere.
         stream.codec_context.thread_count = 1
-        yield _Opened(container, stream, deinterlace)
+        yield _Opened(container, stream, deinterlace, convert)
     except FileNotFoundError:
         raise Unreadable("a link that leads nowhere" if os.path.islink(path) else "it is gone") from None
     except (FFmpegError, OSError, ValueError, ArithmeticError, MemoryError) as error:
@@ -295,7 +300,11 @@ def frames_of(path: str | os.PathLike[str]) -> Iterator[Frames]:
 
 
 def read_frames(
-    path: str | os.PathLike[str], found: VideoScan, wanted: Sequence[int], deinterlace: bool = False
+    path: str | os.PathLike[str],
+    found: VideoScan,
+    wanted: Sequence[int],
+    deinterlace: bool = False,
+    convert: Callable[[Frames], Frames] | None = None,
 ) -> list[Frames]:
     """Read some frames of a scanned file.
 
@@ -304,6 +313,7 @@ def read_frames(
         found: what :func:`scan` said about it.
         wanted: frame numbers from 0, in any order, also repeated.
         deinterlace: show the first field of interlaced frames alone, each of its lines twice.
+        convert: what each frame becomes as soon as it is decoded, so that many large ones need not fit into memory.
 
     Returns:
         One upright frame, uint8 ``(H, W, 3)``, for each of ``wanted``; the same array for the same number.
@@ -313,7 +323,7 @@ def read_frames(
     """
     todo = sorted(set(wanted))
     frames: dict[int, Frames] = {}
-    with _opened(path, deinterlace) as video:
+    with _opened(path, deinterlace, convert) as video:
         while todo:
             run = _run(todo, found)
             frames.update(_read_run(video, path, found, run))
@@ -338,7 +348,7 @@ def _key(found: VideoScan, number: int) -> int:
 
 def _read_run(video: _Opened, path: str | os.PathLike[str], found: VideoScan, run: Sequence[int]) -> dict[int, Frames]:
     if not len(found.times):
-        with _opened(path, video.deinterlace) as again:
+        with _opened(path, video.deinterlace, video.convert) as again:
             return _by_count(again, run)
     missing = set(run)
     for key in _starts(found, run[0]):
@@ -348,7 +358,7 @@ def _read_run(video: _Opened, path: str | os.PathLike[str], found: VideoScan, ru
         elif video.fresh:
             frames = _by_time(video, found, missing, None)
         else:
-            with _opened(path, video.deinterlace) as again:
+            with _opened(path, video.deinterlace, video.convert) as again:
                 frames = _by_time(again, found, missing, None)
         if len(frames) == len(run):
             return frames

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ class StoredVideos(VideoDataset):
         self.notices: list[str] = []
         self.skipped: dict[str, str] = {}
         names = self.find()
-        listing = list_videos(names, Path(root), Annotation(split, labels, attributes), self.WHAT)
+        listing = self.list(names, Annotation(split, labels, attributes))
         measured = self.measure(listing.names)
         kept = self._usable(listing, measured, min_length)
         listing = listing.take(kept)
@@ -145,6 +145,10 @@ class StoredVideos(VideoDataset):
     def find(self) -> Sequence[str]:
         """All videos under the root, sorted, relative to it, with ``/``; nothing is opened."""
 
+    def list(self, names: Sequence[str], annotation: Annotation) -> Listing:
+        """Choose videos, and say what is known about them beside their pixels."""
+        return list_videos(names, Path(self.root), annotation, self.WHAT)
+
     @abstractmethod
     def measure(self, names: Sequence[str]) -> Measured:
         """Lengths of videos, without decoding them."""
@@ -154,11 +158,11 @@ class StoredVideos(VideoDataset):
         """Forget all but some of the videos that were measured; these are numbered anew from 0."""
 
     @abstractmethod
-    def frames(self, video: int, times: Sequence[int]) -> Sequence[Frames]:
-        """Stored frames of a video.
+    def frames(self, video: int, times: Sequence[int]) -> Iterable[Frames]:
+        """Stored frames of a video; best one by one, since many large ones do not fit into memory.
 
         Returns:
-            uint8 ``(H, W, C)`` for each of ``times``.
+            uint8 ``(H, W, C)`` for each of ``times``, or anything that :meth:`fit` brings to the size of a clip.
 
         Raises:
             Unreadable: the video cannot be read.
@@ -189,13 +193,15 @@ class StoredVideos(VideoDataset):
         Raises:
             UnreadableVideo: the video cannot be read.
         """
+        aspect = self.pixel_aspect(video)
         try:
-            stored = self.frames(video, times)
+            return np.stack([self.fit(frame, resolution, aspect) for frame in self.frames(video, times)])
         except Unreadable as error:
             raise UnreadableVideo(self.path(video), str(error)) from error
-        aspect = self.pixel_aspect(video)
-        fitted = {id(frame): self.fit(frame, resolution, aspect) for frame in stored}  # frames may repeat
-        return np.stack([fitted[id(frame)] for frame in stored])
+
+    def pack(self, video: int, times: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """See :meth:`VideoDataset.pack`; frames keep the bytes that they have here."""
+        return {"video": self.fitted(video, times, self.spec.resolution)}
 
     def fit(self, frame: Frames, resolution: int, pixel_aspect: Fraction = Fraction(1)) -> Frames:
         """One frame in the size of a clip: ``(H, W, C)`` to ``(resolution, width, channels)``."""

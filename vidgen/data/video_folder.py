@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidgen.data.decoding import VideoScan, read_frames
+from vidgen.data.dataset import UnreadableVideo
+from vidgen.data.decoding import Unreadable, VideoScan, read_frames
 from vidgen.data.images import SUFFIXES
 from vidgen.data.index import VideoIndex, index_videos
 from vidgen.data.stored import Measured, StoredVideos
@@ -90,11 +91,24 @@ class VideoFolder(StoredVideos):
         self._files = self._files.take([self._files.names[number] for number in kept])
         self._index = self._index.take(kept)
 
+    def fitted(self, video: int, times: Sequence[int], resolution: int) -> Frames:
+        """See :meth:`StoredVideos.fitted`; each frame is resized as soon as it is decoded."""
+        aspect = self.pixel_aspect(video)
+        try:
+            return np.stack(self._read(video, times, lambda frame: self.fit(frame, resolution, aspect)))
+        except Unreadable as error:
+            raise UnreadableVideo(self.path(video), str(error)) from error
+
     def frames(self, video: int, times: Sequence[int]) -> Sequence[Frames]:
         """See :meth:`StoredVideos.frames`."""
+        return self._read(video, times)
+
+    def _read(
+        self, video: int, times: Sequence[int], convert: Callable[[Frames], Frames] | None = None
+    ) -> Sequence[Frames]:
         found = self._index.scan(video)
         wanted = times if self.fps is None else frames_at(found, self.fps, times)
-        return read_frames(self._files.path(video), found, wanted, self.deinterlace)
+        return read_frames(self._files.path(video), found, wanted, self.deinterlace, convert)
 
     def pixel_aspect(self, video: int) -> Fraction:
         """See :meth:`StoredVideos.pixel_aspect`."""
