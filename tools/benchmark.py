@@ -1,7 +1,8 @@
-"""Measure how fast a model trains, alone or side by side with its original.
+"""Measure how fast a model trains, alone or side by side with its original, and how fast clips are read.
 
     python tools/benchmark.py train --model mocogan
     python tools/benchmark.py train --model mocogan --set dim_category=6 --threads 1 --reference ~/mocogan
+    python tools/benchmark.py data --threads 1
 
 The model trains in Lightning's own loop, at its paper's sizes unless ``--set`` says otherwise. Printed are iterations
 per second (from the median time of an iteration, after a warm-up), the peak memory, and which share of an iteration
@@ -18,6 +19,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import reading
 import torch
 import yaml
 from pairing import Comparison, Reference, Turns, describe_pairs
@@ -343,14 +346,51 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument(
         "--reference", type=Path, metavar="PATH", help="checkout of the model's original, to be run side by side"
     )
+    add_data_command(commands)
     return parser.parse_args(arguments)
+
+
+def add_data_command(commands: Any) -> None:
+    """Declare ``benchmark.py data``."""
+    command = commands.add_parser(
+        "data",
+        help="speed of reading",
+        description="Time clips from a pack against seeking in video files, that against decoding from the start, and "
+        "the loader against raw reading of the pack; watch the memory of a loading process.",
+        epilog="example: python tools/benchmark.py data --threads 1",
+    )
+    command.add_argument("--folder", type=Path, metavar="DIR", help="keep the rendered set here (default: do not)")
+    command.add_argument("--videos", type=int, default=8, metavar="N", help="files of the set (default: 8)")
+    command.add_argument("--seconds", type=int, default=60, metavar="S", help="length of each (default: 60)")
+    command.add_argument("--turns", type=int, default=24, metavar="N", help="pairs of each comparison (default: 24)")
+    command.add_argument(
+        "--memory-clips", type=int, default=50_000, metavar="N", help="clips while memory is watched (default: 50000)"
+    )
+    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: as torch chooses)")
+
+
+def run_data(arguments: argparse.Namespace) -> None:
+    """``benchmark.py data``: measure, and print what was found as it is found.
+
+    Raises:
+        UserError: two ways to read do not give the same clips.
+    """
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        sizes = (arguments.videos, arguments.seconds, arguments.turns, arguments.memory_clips)
+        for lines in reading.run(folder, *sizes):
+            print(lines, flush=True)
+    print(f"load average at the end: {os.getloadavg()[0]:.1f}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; what the user can put right is one line, status 2."""
     options = parse(arguments)
     try:
-        run_train(options)
+        {"train": run_train, "data": run_data}[options.command](options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -191,12 +191,21 @@ def copy_weights(model: AdversarialModel, reference: Reference) -> None:
         reference.state[key].copy_(tensor)
 
 
-def describe_pairs(pairs: list[tuple[float, float]]) -> str:
-    """The two medians and their ratio, and the ratios pair by pair, in three lines."""
-    ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
+def describe_pairs(
+    pairs: list[tuple[float, float]], ours: str = "vidgen", theirs: str = "original", unit: str = "iteration"
+) -> str:
+    """The two medians and their ratio, and the ratios pair by pair, in three lines.
+
+    Args:
+        pairs: seconds of each side.
+        ours: name of the first side.
+        theirs: name of the second side.
+        unit: what took these seconds.
+    """
+    first, second = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratios = [a / b for a, b in pairs]
     return (
-        f"{len(pairs)} pairs: vidgen {ours:.4g} s, original {theirs:.4g} s per iteration (medians)\n"
-        f"ratio of the medians: {ours / theirs:.3f}\n"
+        f"{len(pairs)} pairs: {ours} {first:.4g} s, {theirs} {second:.4g} s per {unit} (medians)\n"
+        f"ratio of the medians: {first / second:.3f}\n"
         f"ratio pair by pair: median {statistics.median(ratios):.3f}, min {min(ratios):.3f}, max {max(ratios):.3f}"
     )

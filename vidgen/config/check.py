@@ -340,7 +340,7 @@ def _check_paths(value: Any, where: str, folder: bool) -> None:
         raise UserError(f"{where}: no such {'folder' if folder else 'file'}: {value}")
     if folder and not value.is_dir() and not zipfile.is_zipfile(value):
         raise UserError(f"{where}: not a folder: {value}")
-    if folder and not os.access(value, os.R_OK | os.X_OK):
+    if folder and not os.access(value, os.R_OK | (os.X_OK if value.is_dir() else 0)):
         raise UserError(f"{where}: no permission to read {value}")
     if folder and value.is_dir() and next(os.scandir(value), None) is None:
         raise UserError(f"{where}: the folder is empty: {value}")

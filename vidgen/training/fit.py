@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from vidgen.atomic import atomic_file
 from vidgen.checkpoint import describe_model, read_checkpoint
 from vidgen.config import RunConfig, build_data, build_model, stage_dir
 from vidgen.config.run import LOGGERS
-from vidgen.distributed import world
+from vidgen.distributed import gather_objects, world
 from vidgen.errors import UserError
 from vidgen.media import write_video
 from vidgen.models.base import AdversarialModel, VideoModel
@@ -143,8 +144,11 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
     )
     trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
     result = FitResult(checkpoints.last_saved or resume, trainer.global_step, checkpoints.stopped_by)
+    skipped = {path: reason for part in gather_objects(data.skipped) for path, reason in part.items()}
     if world()[0] == 0:
         result.artefacts = leave_artefacts(model, folder, result, grids)
+        if skipped:
+            result.artefacts[f"skipped files ({len(skipped)})"] = list_skipped(folder, skipped, resume is not None)
     if world()[1] > 1:
         trainer.strategy.barrier("run finished")
     return result
@@ -233,6 +237,26 @@ def leave_artefacts(model: VideoModel, folder: Path, result: FitResult, grids: S
             write_video(path, frames, fps=grids.fps, format=kind)
             found[f"samples ({kind})"] = path
     return found
+
+
+def list_skipped(folder: Path, skipped: Mapping[str, str], resumed: bool) -> Path:
+    """Write down which files could not be used, one a line: path, tab, reason.
+
+    Args:
+        folder: the run's.
+        skipped: path and reason of each.
+        resumed: whether the run went on from a checkpoint; then what its first part has met stays listed.
+
+    Returns:
+        ``folder/skipped_files.txt``.
+    """
+    path = folder / "skipped_files.txt"
+    lines = {f"{name}\t{reason}\n" for name, reason in skipped.items()}
+    if resumed and path.exists():
+        lines.update(path.read_text("utf-8", "surrogateescape").splitlines(keepends=True))
+    with atomic_file(path) as file:
+        file.write("".join(sorted(lines)).encode("utf-8", "surrogateescape"))
+    return path
 
 
 def _table_order(path: Path) -> tuple[int, int]:
