@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.contract.running import models
+from tests.data.layouts import save_video
+from tests.data.strips import random_frames
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -73,8 +75,25 @@ def test_links_and_pictures_exist() -> None:
 
 def test_every_command_is_covered() -> None:
     words = sorted({shlex.split(line)[1] for line in COMMANDS})
-    assert words == ["convert", "export", "fit", "sample"]
-    assert len(COMMANDS) == 7
+    assert words == ["convert", "data", "export", "fit", "sample"]
+    assert len(COMMANDS) == 9
+
+
+def test_own_videos_are_inspected_trained_on_and_packed_as_written(clone: Path) -> None:
+    for seed in range(3):
+        save_video(clone / "PATH/TO/VIDEOS" / f"{seed}.mkv", random_frames(40, 20, seed=seed))
+    small = [*SMALL, "data.batch_size=2", "data.images_per_batch=2", "data.num_workers=0", "trainer.devices=1"]
+    inspect, pack = command("vidgen data inspect"), command("vidgen data pack")
+    assert "3 videos" in vidgen(clone, *inspect)
+    assert (clone / "data_report" / "index.html").is_file()
+    fits = [shlex.split(line)[1:] for line in COMMANDS if "configs/mocogan/videos.yaml" in line and " fit " in line]
+    dry, first, resumed = fits
+    assert "generator" in vidgen(clone, *dry, *small)
+    assert "trained 3 iterations" in vidgen(clone, *first, *small)
+    assert "trained 4 iterations" in vidgen(clone, *resumed, *small, "trainer.max_steps=4")
+    assert vidgen(clone, *pack).startswith("packs/videos: 3 videos, 120 frames, ")
+    packed = "data={name: packed, root: packs/videos, resolution: 64, num_frames: 16, stride: 2, batch_size: 2,"
+    vidgen(clone, *dry[:3], packed + " images_per_batch: 2}", *SMALL, "--out", "from_pack")
 
 
 def test_own_model_trains_and_samples_as_written(clone: Path) -> None:

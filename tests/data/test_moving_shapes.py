@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -177,3 +179,20 @@ def test_description_says_that_it_is_rendered():
         "clips of 3 x 16 x 32 x 32 (channels, frames, height, width), stride 1\n"
         "attributes: shape, color, size, direction"
     )
+
+
+def test_single_frames_are_clips_too():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert shapes(num_frames=1).read(ClipRequest(0, (0,), 32))["video"].shape == (3, 1, 32, 32)
+        assert shapes(num_frames=1, length=8).lengths.tolist() == [8] * 60
+
+
+def test_the_spec_says_what_the_attributes_mean():
+    spec = shapes(colors=["red", "cyan"]).spec
+    assert dict(zip(spec.attribute_names, spec.attribute_values, strict=True)) == {
+        "shape": SHAPES,
+        "color": ("red", "cyan"),
+        "size": (),
+        "direction": tuple(DIRECTIONS),
+    }

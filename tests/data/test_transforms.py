@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
 from tests.data.strips import random_frames
-from vidgen.data.transforms import flips, keep_channels, resize_frames, to_clip
+from vidgen.data.transforms import flips, keep_channels, resize_frames, scaled_size, to_clip
 
 
 def checkerboard(side: int) -> np.ndarray:
@@ -76,6 +79,57 @@ def test_any_number_of_channels_is_resized_alike(channels):
 def test_the_first_channels_are_kept(stored, channels, taken):
     frames = random_frames(2, 3, stored)
     assert np.array_equal(keep_channels(frames, channels), frames[..., taken])
+
+
+def test_squares_are_scaled_as_by_the_shorter_side():
+    for height in range(1, 60, 7):
+        for width in range(1, 60, 5):
+            wanted = (16, 16 * height // width) if width <= height else (16 * width // height, 16)
+            assert scaled_size(width, height, 16, 16, "crop", Fraction(1)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scaled", "box"),
+    [(40, 40, (24, 24), (0, 4, 24, 20)), (20, 60, (48, 16), (12, 0, 36, 16)), (20, 30, (24, 16), (0, 0, 24, 16))],
+)
+def test_what_is_no_square_is_covered_and_cut_out_of_the_centre(height, width, scaled, box):
+    frames = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    ours = resize_frames(frames, 16, "crop", width=24)
+    image = Image.fromarray(frames[1]).resize(scaled, Image.Resampling.BILINEAR).crop(box)
+    assert ours.shape == (2, 16, 24, 3) and np.array_equal(ours[1], np.asarray(image))
+
+
+def test_both_sides_are_stretched_to_what_is_no_square():
+    frames = random_frames(1, 20)
+    image = Image.fromarray(frames[0]).resize((6, 10), Image.Resampling.BILINEAR)
+    assert np.array_equal(resize_frames(frames, 10, "stretch", width=6)[0], np.asarray(image))
+
+
+def test_pixels_that_are_no_squares_are_shown_in_their_shape():
+    assert scaled_size(720, 576, 64, 64, "crop", Fraction(16, 15)) == (85, 64)  # 4:3
+    assert scaled_size(720, 576, 64, 64, "crop", Fraction(1)) == (80, 64)
+    assert scaled_size(720, 576, 64, 64, "crop", Fraction(1, 2)) == (64, 102)
+    assert scaled_size(720, 576, 64, 64, "stretch", Fraction(16, 15)) == (64, 64)
+    wide = np.zeros((1, 8, 4, 3), np.uint8)
+    wide[:, :, 2:] = 255  # pixels twice as wide as high: the frame is a square
+    assert resize_frames(wide, 8, pixel_aspect=Fraction(2))[0, 0, :, 0].tolist()[:3] == [0, 0, 0]
+    assert resize_frames(wide, 8, pixel_aspect=Fraction(2)).shape == (1, 8, 8, 3)
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos", "box", "nearest"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_filter_is_the_one_asked_for(name, channels):
+    frames = random_frames(1, 12, channels)
+    pixels = Image.fromarray(frames[0, ..., 0] if channels == 1 else frames[0])
+    wanted = np.asarray(pixels.resize((5, 5), Image.Resampling[name.upper()])).reshape(5, 5, channels)
+    assert np.array_equal(resize_frames(frames, 5, interpolation=name)[0], wanted)
+
+
+def test_large_numbers_survive_picking_the_nearest():
+    ids = np.array([[0, 70000], [1, 2**30]], np.int32).reshape(1, 2, 2, 1)
+    large = resize_frames(ids, 4, interpolation="nearest")
+    assert large.dtype == np.int32
+    assert np.array_equal(large, ids.repeat(2, axis=1).repeat(2, axis=2))
 
 
 def test_half_of_the_seeds_flip():

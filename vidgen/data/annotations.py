@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import re
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidgen.errors import UserError, did_you_mean
+
+CONFLICT = "\0"
+"""Stands for the label of a video whose frames have several."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,8 @@ class Labels:
         pattern: regular expression searched in each path relative to the part's folder, with ``/``; the group named
             ``label``, else the first one, else the whole match is the class: ``'_(\w+)_d\d'``.
         file: a CSV with a header and a column ``path`` (relative to ``root``), or a ``dataset.json`` as in
-            StyleGAN's data sets (``{"labels": [[path, number], ...]}``).
+            StyleGAN's data sets (``{"labels": [[path, number], ...]}``); None for the ``dataset.json`` that lies in
+            the root, which may be a zip.
         column: the column of the CSV that holds the class.
     """
 
@@ -81,8 +88,8 @@ def check_labels(labels: Labels) -> None:
         given = getattr(labels, name) is not None
         if given and labels.by != name:
             raise UserError(f"data.labels.{name} has no meaning with data.labels.by {labels.by!r}; leave it out")
-        if not given and labels.by == name:
-            raise UserError(f"data.labels.by {name!r} needs data.labels.{name}")
+    if labels.by == "pattern" and labels.pattern is None:
+        raise UserError("data.labels.by 'pattern' needs data.labels.pattern")
     if labels.pattern is not None:
         compiled("data.labels.pattern", labels.pattern)
 
@@ -116,7 +123,7 @@ def compiled(name: str, pattern: str) -> re.Pattern[str]:
 
 
 def labels_of(
-    labels: Labels, paths: Sequence[str], root_paths: Sequence[str], root: Path
+    labels: Labels, paths: Sequence[str], root_paths: Sequence[str], root: Path, whole: str = ""
 ) -> tuple[tuple[str, ...], list[int]]:
     """Class names, and the class of every video.
 
@@ -125,6 +132,7 @@ def labels_of(
         paths: videos relative to the folder of their part, with ``/``.
         root_paths: the same videos relative to ``root``, which is what tables are about.
         root: named in messages.
+        whole: a folder, with its ``/``, that holds everything; tables may leave it out.
 
     Returns:
         Names in sorted order (numbers as numbers), and their positions; both empty without labels.
@@ -143,9 +151,10 @@ def labels_of(
         expression = compiled("data.labels.pattern", labels.pattern or "")
         found = [_match(expression, path) for path in paths]
     else:
-        table = _label_table(Path(labels.file or ""), labels.column)
-        found = [_look_up(table, path, f"data.labels.file {str(labels.file)!r}", root) for path in root_paths]
-        names = tuple(sorted(set(table.values()), key=natural))
+        file = labels.file or root / whole / "dataset.json"
+        table = _label_table(file, labels.column, root)
+        found = [_look_up(table, path, whole, file, root) for path in root_paths]
+        names = tuple(sorted(set(table.values()) - {"", CONFLICT}, key=natural))
         return names, _numbered(found, names)
     names = tuple(sorted(set(found), key=natural if labels.by == "pattern" else None))
     return names, _numbered(found, names)
@@ -158,45 +167,49 @@ def _numbered(found: Sequence[str], names: Sequence[str]) -> list[int]:
 
 def natural(text: str) -> list[tuple[int, int, str]]:
     """Sort key under which ``frame2`` comes before ``frame10``."""
-    parts = re.split(r"(\d+)", text)
+    parts = re.split(r"(\d{1,1000})", text)  # Python converts no more than 4300 digits
     return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]
 
 
 def _match(expression: re.Pattern[str], path: str) -> str:
     match = expression.search(path)
-    if match is None:
+    named = "label" in expression.groupindex
+    found = match and (match["label"] if named else match[1] if expression.groups else match[0])
+    if not found:
         raise UserError(
             f"data.labels.pattern {expression.pattern!r} finds no class in {path!r}; it must fit every video"
         )
-    named = "label" in expression.groupindex
-    return (match["label"] if named else match[1] if expression.groups else match[0]) or ""
+    return found
 
 
-def _label_table(file: Path, column: str) -> dict[str, str]:
+def _label_table(file: Path, column: str, root: Path) -> dict[str, str]:
     if file.suffix.lower() == ".json":
-        return _dataset_json(file)
+        return _dataset_json(file, root)
     rows = read_table(file, "data.labels.file")
     known = [name for name in next(iter(rows.values())) if name != "path"]
     if column not in known:
         raise UserError(
             f"data.labels.file {str(file)!r} has no column {column!r}{did_you_mean(column, known)};"
-            f" set data.labels.column (it has: {', '.join(known)})"
+            f" set data.labels.column (it has: {', '.join(known) or 'path alone'})"
         )
     return {path: row[column] for path, row in rows.items()}
 
 
-def _dataset_json(file: Path) -> dict[str, str]:
+def _dataset_json(file: Path, root: Path) -> dict[str, str]:
     """Labels of frames or videos; a video has the label of its frames."""
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))["labels"]
+        entries = json.loads(_bytes(file, root))["labels"]
         table: dict[str, str] = {}
         for path, label in entries:
-            text = str(int(label)) if not isinstance(label, str) else label
+            text = label if isinstance(label, str) else str(int(label))
+            if not isinstance(label, str) and label != int(label):
+                raise ValueError(label)
             table[path] = text
             for folder in list(Path(path).parents)[:-1]:
-                table.setdefault(folder.as_posix(), text)
+                place = folder.as_posix()
+                table[place] = text if table.get(place, text) == text else CONFLICT
     except OSError as error:
-        raise UserError(f"data.labels.file {str(file)!r} cannot be read: {error.strerror}") from error
+        raise UserError(f"data.labels.file {str(file)!r} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'data.labels.file {str(file)!r} is not of the form {{"labels": [[path, number], ...]}}'
@@ -204,10 +217,28 @@ def _dataset_json(file: Path) -> dict[str, str]:
     return table
 
 
-def _look_up(table: Mapping[str, str], path: str, name: str, root: Path) -> str:
-    if path not in table:
+def _bytes(file: Path, root: Path) -> bytes:
+    """A file on disk, or inside the zip that is the root."""
+    if not root.is_file() or not file.is_relative_to(root):
+        return file.read_bytes()
+    inside = file.relative_to(root).as_posix()
+    with zipfile.ZipFile(root) as archive:
+        for name in (inside, file.name):  # beside the one folder that holds the videos, or in it
+            with suppress(KeyError):
+                return archive.read(name)
+    raise FileNotFoundError(errno.ENOENT, "the zip holds no such file")
+
+
+def _look_up(table: Mapping[str, str], path: str, whole: str, file: Path, root: Path) -> str:
+    name = f"data.labels.file {str(file)!r}"
+    label = table.get(path, table.get(path.removeprefix(whole)))
+    if label is None:
         raise UserError(f"{name} does not list {path!r}, found in {str(root)!r}")
-    return table[path]
+    if label == CONFLICT:
+        raise UserError(f"{name} gives the frames of {path!r} different labels; a video has one")
+    if not label:
+        raise UserError(f"{name} gives {path!r} no label; fill it in or leave the video out with data.split")
+    return label
 
 
 def read_table(file: Path, setting: str) -> dict[str, dict[str, str]]:
@@ -218,11 +249,11 @@ def read_table(file: Path, setting: str) -> dict[str, dict[str, str]]:
         setting: what the config calls it, for messages.
 
     Raises:
-        UserError: it cannot be read, is empty, or has no column ``path``.
+        UserError: it cannot be read, is empty, has no column ``path``, or has two rows for a path.
     """
     try:
         with open(file, encoding="utf-8-sig", newline="") as text:
-            rows = list(csv.DictReader(text))
+            rows = list(csv.DictReader(text, skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else "it is not a CSV"
         raise UserError(f"{setting} {str(file)!r} cannot be read: {reason}") from error
@@ -230,10 +261,17 @@ def read_table(file: Path, setting: str) -> dict[str, dict[str, str]]:
         raise UserError(f"{setting} {str(file)!r} has no row")
     if "path" not in rows[0]:
         raise UserError(f"{setting} {str(file)!r} has no column 'path'; its first line must name the columns")
-    return {row["path"]: {key: value or "" for key, value in row.items() if key is not None} for row in rows}
+    table: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if row["path"] in table:
+            raise UserError(f"{setting} {str(file)!r} lists {row['path']!r} twice; keep one of the rows")
+        table[row["path"]] = {key: (value or "").strip() for key, value in row.items() if key is not None}
+    return table
 
 
-def attributes_of(attributes: Attributes, paths: Sequence[str], root_paths: Sequence[str], root: Path) -> list[Column]:
+def attributes_of(
+    attributes: Attributes, paths: Sequence[str], root_paths: Sequence[str], root: Path, whole: str = ""
+) -> list[Column]:
     """The attributes of every video.
 
     Args:
@@ -241,6 +279,7 @@ def attributes_of(attributes: Attributes, paths: Sequence[str], root_paths: Sequ
         paths: videos relative to the folder of their part, with ``/``.
         root_paths: the same videos relative to ``root``, which is what tables are about.
         root: named in messages.
+        whole: a folder, with its ``/``, that holds everything; tables may leave it out.
 
     Raises:
         UserError: a pattern fits no video, or a table lacks a column or every video.
@@ -262,18 +301,15 @@ def attributes_of(attributes: Attributes, paths: Sequence[str], root_paths: Sequ
         if name not in known:
             raise UserError(
                 f"data.attributes.columns: {str(attributes.file)!r} has no column {name!r}{did_you_mean(name, known)}"
-                f" (it has: {', '.join(known)})"
+                f" (it has: {', '.join(known) or 'path alone'})"
             )
-    if not any(path in rows for path in root_paths):
+    found = [rows.get(path, rows.get(path.removeprefix(whole))) for path in root_paths]
+    if not any(row is not None for row in found):
         raise UserError(
             f"data.attributes.file {str(attributes.file)!r} lists no video of {str(root)!r};"
             f" its paths must be relative to that, as {root_paths[0]!r}"
         )
-    empty: dict[str, str] = {}
-    return [
-        _column(name, [rows.get(path, empty).get(name, "") for path in root_paths])
-        for name in attributes.columns or known
-    ]
+    return [_column(name, [row[name] if row else "" for row in found]) for name in attributes.columns or known]
 
 
 def _column(name: str, texts: Iterable[str]) -> Column:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidgen.data.annotations import natural
+from vidgen.data.dataset import UnreadableVideo
 from vidgen.data.decoding import Unreadable
 from vidgen.data.images import SUFFIXES, decode_image, image_size
 from vidgen.data.stored import Measured, StoredVideos
@@ -48,6 +49,8 @@ class FrameFolder(StoredVideos):
         """See :meth:`StoredVideos.find`."""
         self._files = open_files(self.root, self.WHAT)
         self._by_video = images_by_folder(self._files.names, self.root)
+        if len(self._files) and not self._by_video:
+            raise UserError(f"data.root {self.root!r} holds no image; it should hold {self.WHAT}")
         return sorted(self._by_video)
 
     def measure(self, names: Sequence[str]) -> Measured:
@@ -62,10 +65,14 @@ class FrameFolder(StoredVideos):
         self._files = self._files.take([name for number in kept for name in frames[number]])
         self._ends = np.cumsum([len(frames[number]) for number in kept], dtype=np.int64)
 
-    def frames(self, video: int, times: Sequence[int]) -> Sequence[Frames]:
+    def frames(self, video: int, times: Sequence[int]) -> Iterable[Frames]:
         """See :meth:`StoredVideos.frames`."""
-        start = int(self._ends[video - 1]) if video else 0
-        return [self._frame(start + time) for time in times]
+        start = self.first_frame(video)
+        return (self._frame(start + time) for time in times)
+
+    def first_frame(self, video: int) -> int:
+        """How many frames lie before those of a video."""
+        return int(self._ends[video - 1]) if video else 0
 
     def _frame(self, number: int) -> Frames:
         try:
@@ -76,7 +83,10 @@ class FrameFolder(StoredVideos):
 
     def video_size(self, video: int) -> tuple[int, int] | None:
         """See :meth:`StoredVideos.video_size`."""
-        return image_size(self._files.read(int(self._ends[video - 1]) if video else 0))
+        try:
+            return image_size(self._files.read(self.first_frame(video)))
+        except Unreadable as error:
+            raise UnreadableVideo(self.path(video), str(error)) from error
 
 
 def images_by_folder(names: Sequence[str], root: str) -> dict[str, list[str]]:

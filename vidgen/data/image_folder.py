@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidgen.data.dataset import UnreadableVideo
+from vidgen.data.decoding import Unreadable
 from vidgen.data.images import SUFFIXES, decode_image, image_size
 from vidgen.data.stored import Measured, StoredVideos
 from vidgen.data.tables import Files, open_files
@@ -36,7 +38,10 @@ class ImageFolder(StoredVideos):
     def find(self) -> Sequence[str]:
         """See :meth:`StoredVideos.find`."""
         self._files = open_files(self.root, self.WHAT)
-        return [name for name in self._files.names if name.lower().endswith(SUFFIXES)]
+        images = [name for name in self._files.names if name.lower().endswith(SUFFIXES)]
+        if len(self._files) and not images:
+            raise UserError(f"data.root {self.root!r} holds no image; it should hold {self.WHAT}")
+        return images
 
     def measure(self, names: Sequence[str]) -> Measured:
         """See :meth:`StoredVideos.measure`; nothing is opened."""
@@ -54,4 +59,7 @@ class ImageFolder(StoredVideos):
 
     def video_size(self, video: int) -> tuple[int, int] | None:
         """See :meth:`StoredVideos.video_size`."""
-        return image_size(self._files.read(video))
+        try:
+            return image_size(self._files.read(video))
+        except Unreadable as error:
+            raise UnreadableVideo(self.path(video), str(error)) from error

@@ -30,7 +30,8 @@ def decode_image(data: bytes) -> Frames:
             if image.mode.startswith("I"):  # 16 bits; older versions of Pillow call it I
                 return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
             plain = image.mode in ("L", "LA", "RGB", "RGBA")
-            pixels = np.asarray(image if plain else image.convert("RGB"))
+            # Pillow warns of a palette whose transparency gets lost.
+            pixels = np.asarray(image if plain else image.convert("RGBA" if image.mode == "P" else "RGB"))
             return pixels if pixels.ndim == 3 else pixels[..., None]
     except _FAILURES as error:
         raise _unreadable(data, error) from error

@@ -63,8 +63,8 @@ def list_videos(names: Sequence[str], root: Path, annotation: Annotation, what: 
     """Choose the videos of a part and say what they are.
 
     With ``split.by: folder`` a part's class numbers are those of ``train`` where that exists, and attributes are
-    numbered over all parts, so that parts agree. Otherwise, where some videos lie in folders, videos beside these
-    folders are left out.
+    numbered over all parts, so that parts agree. Otherwise, where folders are the classes, videos beside these folders
+    are left out. A zip whose videos all lie in one folder is read as that folder; patterns and lists do not see it.
 
     Args:
         names: all videos under the root, with ``/``, sorted.
@@ -79,19 +79,23 @@ def list_videos(names: Sequence[str], root: Path, annotation: Annotation, what: 
     check_split(split)
     if not names:
         raise UserError(f"{str(root)!r} holds no file; it should hold {what}")
-    whole = "" if split.by == "folder" or root.is_dir() else _only_folder(names)
-    part = f"{split.folder}/" if split.by == "folder" else whole
-    every = [name for name in names if split.by == "folder" or "/" in name[len(part) :]] or list(names)
-    inside = [name.split("/", 1)[-1] if split.by == "folder" else name[len(part) :] for name in every]
+    by_folder = split.by == "folder"
+    whole = "" if root.is_dir() else _only_folder(names)
+    if by_folder and whole == f"{split.folder}/":
+        whole = ""
+    part = f"{whole}{split.folder}/" if by_folder else whole
+    classes = annotation.labels.by == "folder" and not by_folder
+    every = [name for name in names if not classes or "/" in name[len(whole) :]] or list(names)
+    inside = [name[len(whole) :].split("/", 1)[-1] if by_folder else name[len(whole) :] for name in every]
     taken = [number for number, name in enumerate(every) if name.startswith(part)]
     if not taken:
         raise UserError(_no_part(root, split, what))
-    in_train = [number for number, name in enumerate(every) if name.startswith("train/")]
-    reference = in_train if split.by == "folder" and in_train else taken
-    class_names, labels = _labels(annotation.labels, every, inside, reference, taken, root)
-    columns = attributes_of(annotation.attributes, inside, every, root)
-    chosen = set(select([inside[n] if split.by != "file" else every[n] for n in taken], split, root))
-    kept = [n for n, position in enumerate(taken) if (inside if split.by != "file" else every)[position] in chosen]
+    in_train = [number for number, name in enumerate(every) if name.startswith(f"{whole}train/")]
+    reference = in_train if by_folder and in_train else taken
+    class_names, labels = _labels(annotation.labels, every, inside, reference, taken, root, whole)
+    columns = attributes_of(annotation.attributes, inside, every, root, whole)
+    chosen = set(select([inside[number] for number in taken], split, root))
+    kept = [n for n, number in enumerate(taken) if inside[number] in chosen]
     groups = None
     if split.pattern:
         groups = tuple(group_of(inside[number], split.pattern, split.divide) for number in taken)
@@ -113,10 +117,11 @@ def _labels(
     reference: Sequence[int],
     taken: Sequence[int],
     root: Path,
+    whole: str,
 ) -> tuple[tuple[str, ...], list[int]]:
     """Classes as the reference has them, and the class of each video taken."""
     both = sorted({*reference, *taken})
-    all_names, all_labels = labels_of(labels, [inside[n] for n in both], [every[n] for n in both], root)
+    all_names, all_labels = labels_of(labels, [inside[n] for n in both], [every[n] for n in both], root, whole)
     if not all_names:
         return (), []
     label = dict(zip(both, all_labels, strict=True))

@@ -107,6 +107,7 @@ class MovingShapes(VideoDataset):
             max_length=length,
             class_names=names,
             attribute_names=ATTRIBUTES,
+            attribute_values=(self.shapes, self.colors, (), self.directions),
         )
         super().__init__(spec, np.full(num_videos, length), numbers, stride=stride)
 
@@ -136,6 +137,7 @@ class MovingShapes(VideoDataset):
         """Centres at time 0 and velocities per source frame, ``(N, 2)`` each, in sides of the frame."""
         room = 1 - self.sizes.astype(np.float64)
         spanned = stride * (num_frames - 1) if length >= stride * num_frames else num_frames - 1
+        spanned = spanned or length - 1  # clips of one frame: the way through the whole video
         stretch = (length - 1) / max(spanned, 1)
         if travel[0] * stretch > room.min() + 1e-6:
             longest = int(spanned * room.min() / travel[0]) + 1
@@ -143,7 +145,7 @@ class MovingShapes(VideoDataset):
                 f"data.length {length}: a shape that travels {travel[0]:g} of the side in a clip leaves the frame;"
                 f" use at most {longest}, or lower data.travel or data.size"
             )
-        fastest = np.minimum(travel[1], room / stretch)
+        fastest = np.minimum(travel[1], room / stretch) if stretch else np.full_like(room, travel[1])
         way = travel[0] + (np.maximum(fastest, travel[0]) - travel[0]) * self._uniform[:, 4]
         step = np.array([DIRECTIONS[name] for name in self.directions])[self._direction]
         self._velocity = step * (way / max(spanned, 1))[:, None]

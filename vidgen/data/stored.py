@@ -108,6 +108,10 @@ class StoredVideos(VideoDataset):
             min_length = shortest_video(clips, num_frames, stride)
         if min_length < num_frames:
             raise UserError(f"data.min_length {min_length} is less than data.num_frames {num_frames}; raise it")
+        if clips.rule != "contiguous" and min_length < (least := shortest_video(clips, num_frames, stride)):
+            raise UserError(
+                f"data.min_length {min_length} is less than the {least} frames that data.clips needs; raise it"
+            )
         self.root = root
         self.clips = clips
         self.channels = channels

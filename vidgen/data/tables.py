@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,6 +53,12 @@ class StringTable(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    def __iter__(self) -> Iterator[str]:
+        data, start = self.data.tobytes(), 0
+        for end in self.ends.tolist():
+            yield os.fsdecode(data[start:end])
+            start = end
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -118,14 +125,19 @@ class ZipFiles:
         UserError: it is damaged, encrypted, or packed by a method other than deflate.
     """
 
+    _file: Any = None
+
     def __init__(self, root: Path, names: Sequence[str] | None = None, where: NDArray[np.int64] | None = None) -> None:
         self.root = root
         if names is None or where is None:
             names, where = _zip_directory(root)
         self.names = StringTable(names)
         self._where = where
-        self._file: Any = None
         self._process = -1
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -142,7 +154,7 @@ class ZipFiles:
         """
         offset, packed_size, size, checksum, method = (int(value) for value in self._where[number])
         try:
-            if self._process != os.getpid():
+            if self._process != os.getpid():  # processes would share the place in a file that they share
                 self._file, self._process = open(self.root, "rb"), os.getpid()  # noqa: SIM115 - kept open
             self._file.seek(offset)
             signature, name_length, extra_length = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
@@ -152,8 +164,8 @@ class ZipFiles:
                 data = zlib.decompressobj(-15).decompress(data, size + 1)
         except FileNotFoundError:
             raise Unreadable("the zip is gone") from None
-        except (OSError, struct.error, zlib.error) as error:
-            raise Unreadable(f"damaged inside the zip ({error})") from error
+        except (OSError, ValueError, struct.error, zlib.error, MemoryError, OverflowError) as error:
+            raise Unreadable(f"damaged inside the zip ({error or 'its size is wrong'})") from error
         if signature != b"PK\x03\x04" or len(data) != size or zlib.crc32(data) != checksum:
             raise Unreadable("damaged inside the zip (its checksum is wrong)")
         return data
@@ -169,11 +181,13 @@ class ZipFiles:
 
 
 def _zip_directory(path: Path) -> tuple[list[str], NDArray[np.int64]]:
-    names, rows = [], []
+    """Names and places of all files in a zip; of several files of one name the last, as everywhere."""
+    rows: dict[str, tuple[int, ...]] = {}
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if info.is_dir():
+                name = _inside(info.filename)
+                if info.is_dir() or not name:
                     continue
                 if info.flag_bits & 1:
                     raise UserError(f"data.root {str(path)!r} is encrypted; unpack it")
@@ -181,11 +195,19 @@ def _zip_directory(path: Path) -> tuple[list[str], NDArray[np.int64]]:
                     raise UserError(
                         f"data.root {str(path)!r}: {info.filename!r} is neither stored nor deflated; pack it again"
                     )
-                names.append(info.filename)
-                rows.append((info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type))
-    except (zipfile.BadZipFile, EOFError, struct.error) as error:
+                place = (info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type)
+                rows[name] = tuple(min(number, sys.maxsize) for number in place)  # damaged sizes fill 64 bits
+    except (zipfile.BadZipFile, EOFError, struct.error, ValueError, NotImplementedError) as error:
         raise UserError(f"data.root {str(path)!r} is no zip that can be read: {error}; get it anew") from error
-    return names, np.array(rows, np.int64).reshape(-1, 5)
+    except OSError as error:
+        raise UserError(f"data.root {str(path)!r} cannot be read: {error.strerror or error}") from error
+    return list(rows), np.array(list(rows.values()), np.int64).reshape(-1, 5)
+
+
+def _inside(name: str) -> str:
+    """A name in a zip as a path below the zip; nothing for one that leads outside."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return "" if ".." in parts else "/".join(parts)
 
 
 Files = FolderFiles | ZipFiles
@@ -205,7 +227,7 @@ def open_files(root: str | Path, what: str) -> Files:
         UserError: there is no such place, or it cannot be read.
     """
     base = Path(root)
-    if base.is_file() and zipfile.is_zipfile(base):
+    if base.is_file() and (base.suffix.lower() == ".zip" or zipfile.is_zipfile(base)):
         files = ZipFiles(base)
         return files.take(_without_grids(sorted(name for name in files.names if _shown(name))))
     check_folder(base, f"data.root {str(root)!r}", what)
