@@ -12,7 +12,6 @@ import hashlib
 import os
 import sys
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -204,7 +203,7 @@ class VideoIndex:
                     stored["keys"],
                     stored["keys_ends"],
                 )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except Exception:  # what a damaged zip raises is anything; the index can be made again
             return cls.of([])
 
 
@@ -214,7 +213,7 @@ class IndexItem:
 
     Args:
         name: relative to the folder, with ``/``.
-        size: bytes.
+        size: bytes; -1 where what was found must not be kept.
         modified: time of the last change, nanoseconds.
         scan: where its frames are; None where it cannot be used.
         reason: why it cannot be used; empty where it can.
@@ -269,7 +268,7 @@ def index_videos(root: Path, names: Sequence[str], quiet: bool = False) -> Video
     Returns:
         One entry for each of ``names``, in their order.
     """
-    path = cache_dir() / "index" / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]}.npz"
+    path = _place(root)
     stats = [_stat(root, name) for name in names]
     stored = VideoIndex.read(path)
     found = _valid(stored, names, stats)
@@ -280,9 +279,14 @@ def index_videos(root: Path, names: Sequence[str], quiet: bool = False) -> Video
     with _alone(path):
         stored = VideoIndex.read(path)  # another process may have done the work meanwhile
         found = _valid(stored, names, stats)
-        new = _scan_missing(root, names, stats, found, stored, path, quiet)
+        new = _scan_missing(root, names, stats, found, stored, path, quiet) if None in found else {}
     order = [place if place is not None else len(stored) + new[number][0] for number, place in enumerate(found)]
     return (stored + VideoIndex.of([item for _, item in new.values()])).take(order)
+
+
+def _place(root: Path) -> Path:
+    """Where the index of a folder lies."""
+    return cache_dir() / "index" / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]}.npz"
 
 
 def _stat(root: Path, name: str) -> tuple[int, int]:
@@ -347,7 +351,7 @@ def _scan_missing(
         try:
             return IndexItem(names[number], size, modified, scan(os.path.join(root, names[number])))
         except Unreadable as error:
-            return IndexItem(names[number], size, modified, None, str(error))
+            return IndexItem(names[number], -1 if error.passing else size, modified, None, str(error))
 
     workers = min(len(missing), 2 * (os.cpu_count() or 1), 32)
     with (
@@ -378,6 +382,8 @@ def _scan_missing(
 def _save(stored: VideoIndex, new: dict[int, tuple[int, IndexItem]], path: Path) -> None:
     """Write the stored entries and the new ones; an index that cannot be kept is no reason to stop."""
     fresh = [item for _, item in new.values() if item.size >= 0]
+    if not fresh:
+        return
     names = {item.name for item in fresh}
     kept = [number for number, name in enumerate(stored.names) if name not in names]
     both = stored.take(kept) + VideoIndex.of(fresh)

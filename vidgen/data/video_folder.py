@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
@@ -52,8 +53,8 @@ class VideoFolder(StoredVideos):
         deinterlace: bool = False,
         **stored: Any,
     ) -> None:
-        if fps is not None and not 0 < fps <= 1000:
-            raise UserError(f"data.fps is {fps:g}; it must be above 0 and at most 1000")
+        if fps is not None and not 0.01 <= fps <= 1000:
+            raise UserError(f"data.fps is {fps:g}; it must be at least 0.01 and at most 1000")
         self.fps = None if fps is None else Fraction(fps).limit_denominator(1001)
         self.deinterlace = deinterlace
         self._files: FolderFiles
@@ -129,7 +130,7 @@ class VideoFolder(StoredVideos):
         if not len(found.times):
             return 0, "it has no times; leave out data.fps"
         ticks = int(found.times[-1] - found.times[0]) + found.last_ticks
-        length = max(1, -(-((2 * ticks - 1) * fps * found.tick) // 2))  # see frames_at: half a tick may be missing
+        length = max(1, math.ceil((ticks - _slack(found)) * fps * found.tick))
         if length > LONGEST:
             return 0, f"damaged (its {found.length} frames span {ticks * float(found.tick) / 3600:.0f} hours)"
         return int(length), ""
@@ -138,10 +139,18 @@ class VideoFolder(StoredVideos):
 _IMAGES = frozenset(SUFFIXES) - {".gif", ".webp"}
 
 
+def _slack(found: VideoScan) -> Fraction:
+    """Ticks by which a frame may be shown before its time, see :func:`frames_at`."""
+    if found.length < 2:
+        return Fraction(1, 2)
+    return min(Fraction(1, 2), Fraction(int(found.times[-1] - found.times[0]), 8 * (found.length - 1)))
+
+
 def frames_at(found: VideoScan, fps: Fraction, times: Sequence[int]) -> list[int]:
     """The stored frames that are shown at the frames of another rate.
 
-    Containers round times to their ticks, so a frame counts as shown up to half a tick before its time.
+    Containers round times to their ticks, so a frame counts as shown up to half a tick before its time, but no more
+    than an eighth of the time from frame to frame: in an AVI a tick is a whole frame.
 
     Args:
         found: where the frames of the file are.
@@ -151,6 +160,7 @@ def frames_at(found: VideoScan, fps: Fraction, times: Sequence[int]) -> list[int
     Returns:
         Numbers of stored frames.
     """
-    ticks = [int(time / (fps * found.tick) + Fraction(1, 2)) for time in times]
+    slack = _slack(found)
+    ticks = [int(time / (fps * found.tick) + slack) for time in times]
     shown = np.searchsorted(found.times - found.times[0], ticks, side="right") - 1
     return [int(number) for number in shown]
