@@ -71,6 +71,7 @@ class VideoScan:
         width: pixels of a row of the upright frame.
         height: rows of the upright frame.
         pixel_aspect: width of a pixel divided by its height, upright.
+        packets: whether each packet of the file surely is one whole frame.
     """
 
     times: NDArray[np.int64]
@@ -81,6 +82,7 @@ class VideoScan:
     width: int
     height: int
     pixel_aspect: Fraction = Fraction(1)
+    packets: bool = False
 
     @property
     def duration(self) -> float | None:
@@ -127,6 +129,7 @@ class _Opened:
         self.fresh = False
         begun = False
         codec = self.stream.codec_context
+        codec.skip_frame = "DEFAULT"
         for packet in self.container.demux(self.stream):
             begun = begun or packet.is_keyframe
             if skip_before is not None:
@@ -224,8 +227,8 @@ def _quarter_turns(frame: av.VideoFrame) -> int:
 def scan(path: str | os.PathLike[str]) -> VideoScan:
     """Find the frames of a video file.
 
-    Where a packet surely holds one frame and says when it is presented, packets are read and one frame is decoded; else
-    the whole file is decoded.
+    Where a packet surely holds one frame and says when it is presented, packets are read and two frames are decoded;
+    else the whole file is decoded.
 
     Args:
         path: the file; its content decides what it is, not its name.
@@ -242,7 +245,7 @@ def scan(path: str | os.PathLike[str]) -> VideoScan:
 
 
 def _scan_packets(video: _Opened) -> VideoScan | None:
-    """Scan without decoding more than a frame; None where that is not sure to be right."""
+    """Scan by decoding two frames only; None where that is not sure to be right."""
     codec = video.stream.codec_context
     if codec.codec.canonical_name not in _ONE_PACKET_ONE_FRAME or codec.field_order not in _PROGRESSIVE:
         return None
@@ -270,7 +273,26 @@ def _scan_packets(video: _Opened) -> VideoScan | None:
     ordered = np.unique(np.array(times, np.int64))
     if len(ordered) < len(times) or not keys or keys[0] != ordered[0] or first.pts != ordered[0]:
         return None
-    return _found(video, first, ordered, np.searchsorted(ordered, np.unique(keys)), last_ticks)
+    if len(keys) > 1 and not _begins(video, keys[1]):
+        keys = keys[:1]
+    found = _found(video, first, ordered, np.searchsorted(ordered, np.unique(keys)), last_ticks)
+    return replace(found, packets=True)
+
+
+def _begins(video: _Opened, start: int) -> bool:
+    """Whether a frame that the container calls a key frame is one; True where that cannot be told.
+
+    With intra refresh the flagged packets are no whole pictures: only some frames later everything is there.
+    """
+    video.container.seek(start, stream=video.stream, backward=True)
+    begun = False
+    for packet in video.container.demux(video.stream):
+        if not begun and packet.is_keyframe and packet.pts != start:
+            return True
+        begun = begun or packet.is_keyframe
+        for frame in packet.decode() if begun else ():
+            return frame.pts is not None and frame.pts <= start
+    return not begun
 
 
 def _scan_frames(video: _Opened) -> VideoScan:

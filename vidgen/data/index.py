@@ -45,6 +45,7 @@ _ENTRY = np.dtype(
         ("width", "i4"),
         ("height", "i4"),
         ("pixel_aspect", "i8", 2),
+        ("packets", "i1"),
     ]
 )
 
@@ -105,6 +106,7 @@ class VideoIndex:
             entry["width"], entry["height"] = found.width, found.height
             entry["tick"] = found.tick.as_integer_ratio()
             entry["pixel_aspect"] = found.pixel_aspect.as_integer_ratio()
+            entry["packets"] = found.packets
             entry["step"], even = _step(found.times)
             entry["first"] = found.times[0] if len(found.times) else 0
             times.append(np.empty(0, np.int64) if even else found.times)
@@ -139,6 +141,7 @@ class VideoIndex:
             int(entry["width"]),
             int(entry["height"]),
             Fraction(*entry["pixel_aspect"].tolist()),
+            bool(entry["packets"]),
         )
 
     def take(self, numbers: Sequence[int] | NDArray[np.int64]) -> VideoIndex:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from vidgen.data.images import SUFFIXES
 from vidgen.data.index import VideoIndex, index_videos
 from vidgen.data.stored import Measured, StoredVideos
 from vidgen.data.tables import BESIDE, FolderFiles, check_folder, open_files
+from vidgen.data.torchcodec_reader import check_torchcodec, read_frames_by_torchcodec
 from vidgen.data.transforms import Frames
 from vidgen.distributed import world
 from vidgen.errors import UserError
@@ -39,6 +40,7 @@ class VideoFolder(StoredVideos):
         fps: frames per second at which the videos are read: source frame n is what is shown n / fps seconds after the
             first frame. None takes the frames as they are stored, whatever the time between them.
         deinterlace: keep only every second line of interlaced frames, so that no frame shows two moments at once.
+        decoder: ``pyav``, or ``torchcodec`` where that is installed, which gives the same frames.
     """
 
     WHAT = "video files"
@@ -51,12 +53,16 @@ class VideoFolder(StoredVideos):
         *,
         fps: float | None = None,
         deinterlace: bool = False,
+        decoder: Literal["pyav", "torchcodec"] = "pyav",
         **stored: Any,
     ) -> None:
         if fps is not None and not 0.01 <= fps <= 1000:
             raise UserError(f"data.fps is {fps:g}; it must be at least 0.01 and at most 1000")
         self.fps = None if fps is None else Fraction(fps).limit_denominator(1001)
         self.deinterlace = deinterlace
+        self.decoder = decoder
+        if decoder == "torchcodec":
+            check_torchcodec()
         self._files: FolderFiles
         self._index: VideoIndex
         super().__init__(root, resolution, num_frames, **stored)
@@ -109,7 +115,10 @@ class VideoFolder(StoredVideos):
     ) -> Sequence[Frames]:
         found = self._index.scan(video)
         wanted = times if self.fps is None else frames_at(found, self.fps, times)
-        return read_frames(self._files.path(video), found, wanted, self.deinterlace, convert)
+        path = self._files.path(video)
+        if self.decoder == "torchcodec":
+            return read_frames_by_torchcodec(path, found, wanted, self.deinterlace, convert)
+        return read_frames(path, found, wanted, self.deinterlace, convert)
 
     def pixel_aspect(self, video: int) -> Fraction:
         """See :meth:`StoredVideos.pixel_aspect`."""
