@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    return commands.add_parser(
+    parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=text.split(".")[0],
         description=text,
@@ -62,6 +62,8 @@ def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.set_defaults(parser=parser)
+    return parser
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -75,12 +77,22 @@ def _processors() -> int:
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse; overrides may stand before and after options."""
+    """Parse; overrides and folders may stand before and after options."""
+    from vidgen.errors import UserError, did_you_mean
+
+    word = arguments[0] if arguments else ""
+    if not word.startswith("-") and word not in _EXAMPLES:
+        known, got = ", ".join(_EXAMPLES), repr(word) if word else "nothing"
+        raise UserError(f"vidgen data: expected one of {known}, got {got}{did_you_mean(word, _EXAMPLES)}")
     args, rest = parser.parse_known_args(arguments)
-    if rest and getattr(args, "overrides", None) is not None and not any(word.startswith("-") for word in rest):
+    options = [word for word in rest if word.startswith("-")]
+    if options:
+        args.parser.error(f"unrecognized arguments: {' '.join(options)}")
+    if args.action == "merge":
+        args.parts = [*args.parts, *map(Path, rest)]
+    else:
         args.overrides = [*args.overrides, *rest]
-        return args
-    return parser.parse_args(arguments)
+    return args
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 A pack is a folder::
 
     plan.json           which videos go into which shard, made first
-    shard-00000.bin     pixels of its videos, one after the other
+    shard-00000.bin     frames of its videos, one after the other, each channel of a frame by itself
     shard-00000.npz     where each video lies, its frames' checksums, and what could not be read
     ...
     index.npz           the same for all shards together
@@ -16,8 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import struct
+import uuid
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidgen.atomic import atomic_file
+from vidgen.atomic import PARTIAL_SUFFIX, atomic_file
 from vidgen.data.tables import StringTable
 from vidgen.errors import UserError
 
@@ -33,7 +38,13 @@ FORMAT = 1
 PLAN, INDEX, PACK = "plan.json", "index.npz", "pack.json"
 
 Layout = dict[str, tuple[str, list[int]]]
-"""Name -> type and ``(H, W, C)`` of what there is of each frame, in order."""
+"""Name -> type and ``(C, H, W)`` of what there is of each frame, in order."""
+
+_DAMAGED = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError),  # RuntimeError: zipfile's for odd headers
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What reading a damaged file raises."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +55,15 @@ class Plan:
         fingerprint: of everything that decides the bytes of the pack.
         settings: how the data set was configured, for messages.
         spec: what the data set holds.
+        folder: the folder that holds everything, with ``/``, where a zip was packed that has one; names in the pack are
+            those below it, since lists, patterns and splits do not see it either.
         bounds: first video of each shard, and at the end the number of videos.
     """
 
     fingerprint: str
     settings: dict[str, Any]
     spec: dict[str, Any]
+    folder: str
     bounds: tuple[int, ...]
 
     @property
@@ -68,7 +82,7 @@ class Shard:
 
     Args:
         size: bytes of pixels.
-        layout: name -> type and ``(H, W, C)`` of what there is of each frame, in order.
+        layout: name -> type and ``(C, H, W)`` of what there is of each frame, in order.
         names: the videos.
         lengths: frames of each.
         offsets: where each begins, bytes.
@@ -111,6 +125,9 @@ class Shard:
             UserError: the file is gone or damaged.
         """
         try:
+            with zipfile.ZipFile(path) as archive:  # before NumPy trusts sizes that it finds in there
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile(path)
             with np.load(path, allow_pickle=False) as stored:
                 return cls(
                     size=int(stored["size"]),
@@ -124,11 +141,11 @@ class Shard:
                     skipped=_strings(stored, "skipped"),
                     reasons=_strings(stored, "reasons"),
                 )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: gone or damaged; run `vidgen data pack` again") from error
+        except _DAMAGED as error:
+            raise UserError(f"{path}: gone or damaged; run its `vidgen data pack` again") from error
 
     @classmethod
-    def joined(cls, shards: list[Shard]) -> Shard:
+    def joined(cls, shards: Sequence[Shard]) -> Shard:
         """All shards as one; offsets stay those inside each.
 
         Raises:
@@ -170,20 +187,32 @@ def read_plan(out: Path) -> Plan | None:
         text = json.loads((out / PLAN).read_text())
         if text["format"] != FORMAT:
             raise UserError(f"{out / PLAN}: of format {text['format']}, this version reads {FORMAT}; pack anew")
-        return Plan(text["fingerprint"], text["settings"], text["spec"], tuple(text["bounds"]))
+        return Plan(text["fingerprint"], text["settings"], text["spec"], text["folder"], tuple(text["bounds"]))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise UserError(f"{out / PLAN}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out / PLAN}: damaged; remove the folder and pack anew") from error
 
 
 def is_finished(out: Path, shard: int) -> bool:
-    """Whether a shard is there and as long as it says."""
+    """Whether a shard is there, as long as it says, and what it says about its videos is intact."""
     try:
-        with np.load(shard_path(out, shard, "npz"), allow_pickle=False) as about:
-            return shard_path(out, shard, "bin").stat().st_size == int(about["size"])
-    except (OSError, ValueError, KeyError, EOFError):
+        return shard_path(out, shard, "bin").stat().st_size == Shard.read(shard_path(out, shard, "npz")).size
+    except (OSError, UserError):
         return False
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file at another place, whole or not at all; on one disk it takes no room."""
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    try:
+        os.link(source, partial)
+        os.replace(partial, target)
+    except OSError:  # another disk, or one without links
+        with open(source, "rb") as file, atomic_file(target) as whole:
+            shutil.copyfileobj(file, whole, 2**22)
 
 
 def write_json(path: Path, value: Any) -> None:

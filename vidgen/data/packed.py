@@ -7,6 +7,7 @@ import os
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from vidgen.data.request import ClipRequest
 from vidgen.data.spec import DataSpec
 from vidgen.data.splits import Split, check_split, group_of, select
 from vidgen.data.stored import Measured, StoredVideos
-from vidgen.data.transforms import Frames, Interpolation, ResizeRule, flips, to_clip
+from vidgen.data.transforms import Frames, Interpolation, ResizeRule, flips, resize_frames, to_clip
 from vidgen.errors import UserError
 from vidgen.registry import DATASETS
 
@@ -39,7 +40,8 @@ class Packed(StoredVideos):
     """A pack that ``vidgen data pack`` has made: frames as they are wanted, mapped into memory.
 
     Videos, their order, labels and attributes are those of the data set that was packed, so that the same seed gives
-    the same clips, pixel for pixel at the pack's resolution.
+    the same clips, pixel for pixel at the pack's resolution. Videos that could not be read when it was made are not in
+    it; what is drawn anew for every request, as Moving MNIST is in training, is in it as it is drawn for evaluation.
 
     Args:
         root: folder of the pack.
@@ -83,10 +85,14 @@ class Packed(StoredVideos):
             raise UserError(f"data.channels is {channels}, but the pack {root!r} has {self.packed_spec.channels}")
         self.verify = verify
         self._pack, self._shards, sizes = _read_index(Path(root), self.about["index"])
+        if not verify:  # they are as many as there are frames, and every worker process has a copy
+            self._pack = replace(self._pack, checksums=np.empty(0, np.uint32))
         _check_shards(Path(root), sizes)
         self._videos: NDArray[np.int64]
         self._first_checksums = np.concatenate([[0], np.cumsum(self._pack.lengths)])
-        self._maps = ShardMaps(Path(root))
+        self._sizes = {name: _num_bytes(*kind) for name, kind in self._pack.layout.items()}
+        self._frame_bytes = sum(self._sizes.values())
+        self._maps = ShardMaps(Path(root), sizes)
         super().__init__(
             root,
             resolution,
@@ -101,6 +107,7 @@ class Packed(StoredVideos):
             flip=flip,
             split=split,
         )
+        self.spec = replace(self.spec, attribute_values=self.packed_spec.attribute_values)
 
     def find(self) -> Sequence[str]:
         """See :meth:`StoredVideos.find`."""
@@ -110,12 +117,12 @@ class Packed(StoredVideos):
         """See :meth:`StoredVideos.list`; labels and attributes are those that were packed."""
         split = annotation.split
         check_split(split)
-        prefix = f"{split.folder}/" if split.by == "folder" else ""
-        inside = [name for name in names if name.startswith(prefix)]
+        above = f"{split.folder}/" if split.by == "folder" else ""
+        inside = {name: name[len(above) :] for name in names if name.startswith(above)}
         if not inside:
             raise UserError(f"data.split.folder {split.folder!r}: no video of the pack {self.root!r} lies in it")
-        chosen = set(select(inside, split, Path(self.root)))
-        self._videos = np.array([number for number, name in enumerate(names) if name in chosen], np.int64)
+        chosen = set(select(list(inside.values()), split, Path(self.root)))
+        self._videos = np.array([n for n, name in enumerate(names) if inside.get(name) in chosen], np.int64)
         spec = self.packed_spec
         values = spec.attribute_values or ((),) * len(spec.attribute_names)
         columns = [
@@ -123,7 +130,9 @@ class Packed(StoredVideos):
             for number, name in enumerate(spec.attribute_names)
         ]
         kept = [names[number] for number in self._videos]
-        groups = tuple(group_of(name, split.pattern, split.divide) for name in kept) if split.pattern else None
+        groups = None
+        if split.pattern:
+            groups = tuple(group_of(inside[name], split.pattern, split.divide) for name in kept)
         labels = self._pack.labels[self._videos] if spec.class_names else self._pack.labels
         return Listing(tuple(kept), spec.class_names, labels, tuple(columns), groups)
 
@@ -135,41 +144,49 @@ class Packed(StoredVideos):
         """See :meth:`StoredVideos.keep`."""
         self._videos = self._videos[kept]
 
+    def path(self, video: int) -> str:
+        """See :meth:`StoredVideos.path`; the shard that holds a video, and its name."""
+        shard = int(self._shards[self._videos[video]])
+        return f"{shard_path(Path(self.root), shard, 'bin')} ({self.names[video]})"
+
     def frames(self, video: int, times: Sequence[int]) -> Iterable[Frames]:
         """See :meth:`StoredVideos.frames`."""
-        return self._part("video", self._rows(video, times))
+        return self._parts(self._rows(video, times))["video"]
+
+    def pack(self, video: int, times: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """See :meth:`VideoDataset.pack`."""
+        return self._planes(video, times, self.spec.resolution)
 
     def read(self, request: ClipRequest) -> dict[str, Tensor]:
         """See :meth:`VideoDataset.read`; adds everything else that was packed."""
+        planes = self._planes(request.video, request.times, request.resolution)
+        if self.flip and flips(request.seed):
+            planes = {name: frames[:, :, ::-1] for name, frames in planes.items()}
+        clips = {name: to_clip(f) if f.dtype == np.uint8 else _to_numbers(f) for name, f in planes.items()}
+        return {**clips, **self.describe_clip(request)}
+
+    def _planes(self, video: int, times: Sequence[int], resolution: int) -> dict[str, NDArray[Any]]:
+        """Everything that was packed of some frames, ``(T, resolution, width, C)`` each.
+
+        Raises:
+            UnreadableVideo: see :meth:`_rows`.
+        """
         try:
-            rows = self._rows(request.video, request.times)
+            planes = self._parts(self._rows(video, times))
         except Unreadable as error:
-            raise UnreadableVideo(self.path(request.video), str(error)) from error
-        sample = {}
-        for name, (dtype, _) in self._pack.layout.items():
-            frames = self._part(name, rows)
-            if self._resizes(request.resolution):
-                frames = self._resized(name, frames, request.resolution)
-            if self.flip and flips(request.seed):
-                frames = frames[:, :, ::-1]
-            if np.dtype(dtype) == np.uint8:
-                sample[name] = to_clip(frames)
-            else:
-                numbers = np.ascontiguousarray(frames.transpose(3, 0, 1, 2)).astype(np.int64)
-                sample[name] = torch.from_numpy(numbers)
-        return {**sample, **self.describe_clip(request)}
-
-    def _resized(self, name: str, frames: NDArray[Any], resolution: int) -> Frames:
-        if name != "video":
-            raise UserError(
-                f"data.resolution {resolution}: {name!r} was packed at {self.packed_spec.resolution};"
-                " pack anew at this resolution"
-            )
-        return np.stack([self.fit(frame, resolution) for frame in frames])
-
-    def _resizes(self, resolution: int) -> bool:
-        packed = self.packed_spec
-        return (resolution, self.width(resolution)) != (packed.resolution, packed.width or packed.resolution)
+            raise UnreadableVideo(self.path(video), str(error)) from error
+        width = self.width(resolution)
+        for name, frames in planes.items():
+            if frames.shape[1:3] != (resolution, width):
+                numbers = frames.dtype != np.uint8
+                planes[name] = resize_frames(
+                    frames,
+                    resolution,
+                    self.resize,
+                    width=width,
+                    interpolation="nearest" if numbers else self.interpolation,
+                )
+        return planes
 
     def _rows(self, video: int, times: Sequence[int]) -> NDArray[np.uint8]:
         """Everything that was packed of some frames, ``(T, bytes)``.
@@ -181,32 +198,35 @@ class Packed(StoredVideos):
         size = self._frame_bytes
         offset, length = int(self._pack.offsets[number]), int(self._pack.lengths[number])
         whole = self._maps.get(int(self._shards[number]))
-        rows = whole[offset : offset + length * size].reshape(length, size)
-        rows = rows[_as_slice(times)]
+        rows = whole[offset : offset + length * size].reshape(length, size)[_as_slice(times)]
         if self.verify:
             first = int(self._first_checksums[number])
             for time, row in zip(times, rows, strict=True):
-                if zlib.crc32(row.tobytes()) != self._pack.checksums[first + time]:
+                if zlib.crc32(row) != self._pack.checksums[first + time]:
                     raise Unreadable(f"frame {time} differs from its checksum")
         return rows
 
-    def _part(self, name: str, rows: NDArray[np.uint8]) -> NDArray[Any]:
-        """One of the things that were packed of these frames, ``(T, H, W, C)``."""
+    def _parts(self, rows: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """The things that were packed of these frames, ``(T, H, W, C)`` each."""
+        parts: dict[str, NDArray[Any]] = {}
         start = 0
-        for other, (dtype, shape) in self._pack.layout.items():
-            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            if other == name:
-                return rows[:, start : start + size].reshape(len(rows), -1).view(dtype).reshape(-1, *shape)
-            start += size
-        raise KeyError(name)
-
-    @property
-    def _frame_bytes(self) -> int:
-        return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for dtype, shape in self._pack.layout.values())
+        for name, (dtype, shape) in self._pack.layout.items():
+            end = start + self._sizes[name]
+            parts[name] = rows[:, start:end].view(dtype).reshape(-1, *shape).transpose(0, 2, 3, 1)
+            start = end
+        return parts
 
     def video_size(self, video: int) -> tuple[int, int] | None:
         """See :meth:`StoredVideos.video_size`."""
         return self.packed_spec.width or self.packed_spec.resolution, self.packed_spec.resolution
+
+
+def _num_bytes(dtype: str, shape: Sequence[int]) -> int:
+    return int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+
+def _to_numbers(frames: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2)).astype(np.int64))
 
 
 def _as_slice(times: Sequence[int]) -> slice | list[int]:
@@ -224,32 +244,43 @@ class ShardMaps:
 
     Args:
         root: folder of the pack.
+        sizes: bytes of each shard.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, sizes: NDArray[np.int64]) -> None:
         self.root = root
+        self.sizes = sizes
         self._maps: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
 
     def get(self, shard: int) -> NDArray[np.uint8]:
         """The bytes of a shard.
 
         Raises:
-            Unreadable: it is gone.
+            Unreadable: it is gone or cut off.
         """
         if shard in self._maps:
             self._maps.move_to_end(shard)
             return self._maps[shard]
-        path = shard_path(self.root, shard, "bin")
         try:
-            self._maps[shard] = np.memmap(path, np.uint8, "r")
-        except (OSError, ValueError) as error:
-            raise Unreadable(f"{path.name} is gone") from error
+            whole = np.memmap(shard_path(self.root, shard, "bin"), np.uint8, "r").view(np.ndarray)
+        except FileNotFoundError:
+            raise Unreadable("the shard is gone") from None
+        except OSError as error:
+            raise Unreadable(error.strerror or str(error)) from error
+        except ValueError as error:  # NumPy's for an empty file
+            raise Unreadable("the shard is empty") from error
+        if len(whole) != self.sizes[shard]:
+            raise Unreadable(f"the shard has {len(whole)} bytes and should have {self.sizes[shard]}")
+        self._maps[shard] = whole
         if len(self._maps) > MOST_MAPS:
             self._maps.popitem(last=False)
-        return self._maps[shard]
+        return whole
+
+    def __len__(self) -> int:
+        return len(self._maps)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "_maps": OrderedDict()}
+        return {**self.__dict__, "_maps": OrderedDict()}
 
 
 def _read_about(root: Path) -> dict[str, Any]:
@@ -271,7 +302,9 @@ def _read_about(root: Path) -> dict[str, Any]:
             else ("holds no pack; make one with `vidgen data pack CONFIG --out DIR`")
         )
         raise UserError(f"data.root {str(root)!r} {hint}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise UserError(f"data.root {str(root)!r}: {PACK} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"data.root {str(root)!r}: {PACK} is damaged; run `vidgen data merge` on it") from error
 
 

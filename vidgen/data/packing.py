@@ -6,22 +6,26 @@ any number of runs on any number of machines (``--shard i/n``), and the last one
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import multiprocessing
 import os
-import shutil
+import signal
 import sys
+import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vidgen.atomic import PARTIAL_SUFFIX, atomic_file
@@ -36,17 +40,22 @@ from vidgen.data.pack_files import (
     Shard,
     file_digest,
     is_finished,
+    link_or_copy,
     read_plan,
     shard_path,
     write_json,
 )
-from vidgen.data.stored import NAMED, StoredVideos
+from vidgen.data.request import ClipRequest
+from vidgen.data.stored import NAMED, StoredVideos, counted
 from vidgen.data.tables import StringTable
 from vidgen.errors import UserError
 from vidgen.progress import Progress
 
 CHUNK_BYTES = 2**26
 """Pixels that a process holds at once."""
+
+MOST_UNREADABLE = 64
+"""Videos of a shard in a row that may turn out to be unreadable before it is taken for an error of the disk."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +79,16 @@ class PackReport:
     missing: tuple[int, ...]
 
     def __str__(self) -> str:
-        size = f"{self.num_videos} videos, {self.num_frames} frames, {self.num_bytes / 1e9:.2f} GB"
-        lines = [f"{self.out}: {size}"]
+        numbers = f"{counted(self.num_videos, 'video')}, {counted(self.num_frames, 'frame')}"
+        lines = [f"{self.out}: {numbers}, {self.num_bytes / 1e9:.2f} GB"]
         lines += [f"skipped {name}: {reason}" for name, reason in list(self.skipped.items())[:NAMED]]
         if len(self.skipped) > NAMED:
             lines.append(f"skipped {len(self.skipped) - NAMED} more; {self.out / PACK} lists them")
         if self.missing:
-            number = f"{len(self.missing)} shards are still to be made"
-            lines.append(f"{number}; when they are, `vidgen data merge {self.out}` joins them")
+            lines.append(
+                f"shards still to be made: {len(self.missing)};"
+                f" the last `vidgen data pack` joins them, or `vidgen data merge {self.out}`"
+            )
         else:
             lines.append(f"train from it with data='{{name: packed, root: {self.out}, ...}}'")
         return "\n".join(lines)
@@ -112,20 +123,22 @@ def pack(
     """
     plan = _agree(out, make_plan(dataset, settings, shard_bytes))
     mine = [shard for shard in range(part[0], plan.num_shards, part[1]) if not is_finished(out, shard)]
-    for shard in mine:
-        _drop_partials(out, shard)
+    _drop_partials(out, mine)
     videos = sum(len(plan.videos(shard)) for shard in mine)
     with Progress(videos, "packed", "videos", not quiet, last_line=False, file=sys.stderr) as progress:
-        if workers <= 1:
+        if workers <= 1 or len(mine) <= 1:
             for shard in mine:
-                write_shard(dataset, out, shard, plan.videos(shard))
-                progress.advance(len(plan.videos(shard)))
+                write_shard(dataset, out, plan, shard, progress.advance)
         else:
-            for shard in _write_in_processes(dataset, out, plan, mine, workers):
-                progress.advance(len(plan.videos(shard)))
+            try:
+                for shard in _write_in_processes(dataset, out, plan, mine, workers):
+                    progress.advance(len(plan.videos(shard)))
+            finally:
+                _drop_partials(out, mine)  # of processes that were interrupted or killed
     missing = tuple(shard for shard in range(plan.num_shards) if not is_finished(out, shard))
     if missing:
-        return _report(out, plan, missing)
+        made = [Shard.read(shard_path(out, n, "npz")) for n in range(plan.num_shards) if n not in missing]
+        return _report(out, made, missing)
     return finish(out)
 
 
@@ -142,16 +155,28 @@ def make_plan(dataset: VideoDataset, settings: Mapping[str, Any], shard_bytes: i
         size += length * frame_bytes
     bounds.append(len(dataset))
     plain = json.loads(json.dumps(dict(settings), default=_plain, sort_keys=True))
-    digest = hashlib.sha256(json.dumps([FORMAT, plain, bounds], sort_keys=True).encode())
-    digest.update(dataset.lengths.tobytes())
+    folder = _only_folder(dataset, (plain.get("split") or {}).get("folder"))
+    about = [FORMAT, plain, spec.to_dict(), folder, bounds]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    arrays: list[NDArray[Any] | None] = [dataset.lengths, dataset.labels]
     if isinstance(dataset, StoredVideos):
-        digest.update(dataset.names.data.tobytes())
-        digest.update(dataset.names.ends.tobytes())
-    return Plan(digest.hexdigest(), plain, spec.to_dict(), tuple(bounds))
+        arrays += [dataset.attributes, dataset.names.data, dataset.names.ends]
+    for array in arrays:
+        digest.update(b"" if array is None else array.tobytes())
+    return Plan(digest.hexdigest(), plain, spec.to_dict(), folder, tuple(bounds))
 
 
 def _plain(value: Any) -> Any:
     return vars(value) if hasattr(value, "__dataclass_fields__") else str(value)
+
+
+def _only_folder(dataset: VideoDataset, chosen: str | None) -> str:
+    """The folder that holds everything in a zip, with its ``/``, unless it was chosen as a part."""
+    if not isinstance(dataset, StoredVideos) or Path(dataset.root).is_dir():
+        return ""
+    names = copy.copy(dataset).find()  # a copy, since it changes what a data set knows of its files
+    folder = names[0].split("/")[0] + "/"
+    return folder if folder != f"{chosen}/" and all(name.startswith(folder) for name in names) else ""
 
 
 def _agree(out: Path, plan: Plan) -> Plan:
@@ -160,9 +185,10 @@ def _agree(out: Path, plan: Plan) -> Plan:
     Raises:
         UserError: the folder holds something else.
     """
-    known = read_plan(out)
+    strangers = out.is_dir() and any(not name.startswith(".") for name in os.listdir(out))
+    known = read_plan(out)  # after the look at the folder: another process may have begun the same pack meanwhile
     if known is None:
-        if out.is_dir() and any(not name.startswith(".") for name in os.listdir(out)):
+        if strangers:
             raise UserError(f"--out: {out} is not empty and holds no pack; choose another folder")
         write_json(out / PLAN, {"format": FORMAT, **vars(plan)})
         return plan
@@ -177,25 +203,40 @@ def _agree(out: Path, plan: Plan) -> Plan:
     raise UserError(f"--out: {out} holds a pack of other videos, or of other shards; choose another folder")
 
 
-def _drop_partials(out: Path, shard: int) -> None:
-    """Remove what a killed run has left of a shard."""
-    for path in out.glob(f".shard-{shard:05d}.*{PARTIAL_SUFFIX}"):
-        with suppress(OSError):
-            path.unlink()
+def _drop_partials(out: Path, shards: Sequence[int] | None = None) -> None:
+    """Remove what killed runs have left of some shards, or of all files."""
+    stems = None if shards is None else {shard_path(out, shard, "bin").stem for shard in shards}
+    for path in out.glob(f".*{PARTIAL_SUFFIX}"):
+        if stems is None or path.name[1:].split(".")[0] in stems:
+            with suppress(OSError):
+                path.unlink()
 
 
-def write_shard(dataset: VideoDataset, out: Path, shard: int, videos: Sequence[int]) -> None:
+def write_shard(
+    dataset: VideoDataset,
+    out: Path,
+    plan: Plan,
+    shard: int,
+    advance: Callable[[], None] = lambda: None,
+) -> None:
     """Write one shard, whole or not at all.
 
+    Args:
+        dataset: what is packed.
+        out: folder of the pack.
+        plan: what is packed into which shard.
+        shard: number of the shard.
+        advance: called after each video.
+
     Raises:
-        UserError: the disk is full, or writing is not possible.
+        UserError: the disk is full, writing is not possible, or :data:`MOST_UNREADABLE` videos in a row cannot be read.
     """
     packed: list[tuple[int, int, int]] = []  # video, length, offset
     checksums: list[NDArray[np.uint32]] = []
     skipped: dict[int, str] = {}
     layout: Layout = {}
     with atomic_file(shard_path(out, shard, "bin")) as file:
-        for video in videos:
+        for video in plan.videos(shard):
             start = file.tell()
             try:
                 sums = _write_video(file, dataset, video, layout)
@@ -203,28 +244,60 @@ def write_shard(dataset: VideoDataset, out: Path, shard: int, videos: Sequence[i
                 file.seek(start)
                 file.truncate()
                 skipped[video] = error.reason
-                continue
-            packed.append((video, len(sums), start))
-            checksums.append(sums)
+                _check_disk(skipped, video, error)
+            else:
+                packed.append((video, len(sums), start))
+                checksums.append(sums)
+            advance()
         size = file.tell()
     rows = np.array(packed, np.int64).reshape(-1, 3)
-    attributes = getattr(dataset, "attributes", None)
+    labels, attributes = _facts(dataset, rows[:, 0].tolist())
     Shard(
         size,
         layout,
-        StringTable(_name(dataset, video) for video in rows[:, 0].tolist()),
+        StringTable(_name(dataset, plan, video) for video in rows[:, 0].tolist()),
         rows[:, 1],
         rows[:, 2],
-        np.empty(0, np.int64) if dataset.labels is None else dataset.labels[rows[:, 0]],
-        np.empty((len(rows), 0), np.float32) if attributes is None else attributes[rows[:, 0]],
+        labels,
+        attributes,
         np.concatenate([np.empty(0, np.uint32), *checksums]),
-        StringTable(_name(dataset, video) for video in skipped),
+        StringTable(_name(dataset, plan, video) for video in skipped),
         StringTable(skipped.values()),
     ).write(shard_path(out, shard, "npz"))
 
 
-def _name(dataset: VideoDataset, video: int) -> str:
-    return dataset.names[video] if isinstance(dataset, StoredVideos) else f"{video:08d}"
+def _check_disk(skipped: Mapping[int, str], video: int, error: UnreadableVideo) -> None:
+    """Stop where nothing can be read any more; a pack of what was read before would look whole.
+
+    Raises:
+        UserError: as many videos in a row as is unlikely.
+    """
+    if all(before in skipped for before in range(video - MOST_UNREADABLE + 1, video + 1)):
+        raise UserError(
+            f"{MOST_UNREADABLE} videos in a row cannot be read (the last, {error.path!r}: {error.reason});"
+            " is the disk still there?"
+        )
+
+
+def _facts(dataset: VideoDataset, videos: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Class of each video, ``(N,)`` or ``(0,)`` without labels, and attributes ``(N, A)``."""
+    spec = dataset.spec
+    wanted = {"label"} if spec.class_names else set()
+    if spec.attribute_names:
+        wanted.add("attributes")
+    labels, attributes = [], []
+    for video in videos:
+        request = ClipRequest(video, (0,), spec.resolution)
+        facts = dataset.describe_clip(request)
+        if not wanted <= facts.keys():  # what is drawn on the fly may know them only when it is read
+            facts = dataset.read(request)
+        labels += [int(facts["label"])] if "label" in wanted else []
+        attributes += facts["attributes"].tolist() if "attributes" in wanted else []
+    return np.array(labels, np.int64), np.array(attributes, np.float32).reshape(len(videos), len(spec.attribute_names))
+
+
+def _name(dataset: VideoDataset, plan: Plan, video: int) -> str:
+    return dataset.names[video].removeprefix(plan.folder) if isinstance(dataset, StoredVideos) else f"{video:08d}"
 
 
 def _write_video(file: BinaryIO, dataset: VideoDataset, video: int, layout: Layout) -> NDArray[np.uint32]:
@@ -236,7 +309,7 @@ def _write_video(file: BinaryIO, dataset: VideoDataset, video: int, layout: Layo
     sums = []
     for chunk in _chunks(dataset, video):
         if not layout:
-            layout.update({name: (array.dtype.str, list(array.shape[1:])) for name, array in chunk.items()})
+            layout.update({name: _kind(array) for name, array in chunk.items()})
         for frame in _frames(chunk, layout):
             sums.append(zlib.crc32(frame))
             file.write(frame)
@@ -255,28 +328,45 @@ def _chunks(dataset: VideoDataset, video: int) -> Iterator[dict[str, NDArray[Any
 def _frames(chunk: Mapping[str, NDArray[Any]], layout: Layout) -> Iterator[bytes]:
     """The bytes of each frame: all that there is of it, in the order of the layout."""
     for name, (dtype, shape) in layout.items():
-        array = chunk[name]
-        if array.dtype.str != dtype or list(array.shape[1:]) != shape:
-            raise ValueError(f"{name} is {array.dtype} {array.shape[1:]}, not {dtype} {shape} as in other videos")
-    length = len(next(iter(chunk.values())))
-    arrays = [np.ascontiguousarray(chunk[name]) for name in layout]
-    for time in range(length):
-        yield b"".join(array[time].tobytes() for array in arrays)
+        found = _kind(chunk[name])
+        if found != (dtype, shape):
+            raise ValueError(f"{name} is {found}, not {(dtype, shape)} as in other videos")
+    for frame in zip(*(chunk[name] for name in layout), strict=True):
+        yield b"".join(part.transpose(2, 0, 1).tobytes() for part in frame)
 
 
-_dataset: VideoDataset | None = None
+def _kind(array: NDArray[Any]) -> tuple[str, list[int]]:
+    """Type and ``(C, H, W)`` of frames ``(T, H, W, C)``."""
+    _, height, width, channels = array.shape
+    return array.dtype.str, [channels, height, width]
 
 
-def _start_worker(dataset: VideoDataset) -> None:
-    global _dataset
-    _dataset = dataset
+_task: tuple[VideoDataset, Path, Plan]
+"""What a worker process works on."""
 
 
-def _work(out: Path, shard: int, videos: range) -> tuple[int, str | None]:
+def _start_worker(dataset: VideoDataset, out: Path, plan: Plan) -> None:
+    """Prepare a worker process: it ends with its parent, however that ends, and in silence after an interrupt."""
+    global _task
+    _task = dataset, out, plan
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is for what a script has put into the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _work(shard: int) -> tuple[int, str | None]:
     """One shard in a worker process; an error of the user travels as its message."""
-    assert _dataset is not None
     try:
-        write_shard(_dataset, out, shard, videos)
+        write_shard(*_task, shard)
     except UserError as error:
         return shard, str(error)
     return shard, None
@@ -286,11 +376,17 @@ def _write_in_processes(
     dataset: VideoDataset, out: Path, plan: Plan, shards: Sequence[int], workers: int
 ) -> Iterator[int]:
     context = multiprocessing.get_context("spawn")
+    waiting: list[Future[tuple[int, str | None]]] = []
     with ProcessPoolExecutor(
-        min(workers, max(1, len(shards))), context, initializer=_start_worker, initargs=(dataset,)
+        min(workers, len(shards)), context, initializer=_start_worker, initargs=(dataset, out, plan)
     ) as pool:
-        waiting = [pool.submit(_work, out, shard, plan.videos(shard)) for shard in shards]
         try:
+            # Processes inherit the block, and are not interrupted before they are prepared for it.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                waiting += [pool.submit(_work, shard) for shard in shards]
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for future in as_completed(waiting):
                 shard, message = future.result()
                 if message is not None:
@@ -337,14 +433,13 @@ def merge(parts: Sequence[Path], out: Path) -> PackReport:
 
 
 def _gather(parts: Sequence[Path], out: Path, shard: int) -> None:
+    """Bring a shard that some part has into the whole."""
     if is_finished(out, shard):
         return
     for part in parts:
         if is_finished(part, shard):
             for suffix in ("bin", "npz"):
-                source = shard_path(part, shard, suffix)
-                with open(source, "rb") as file, atomic_file(shard_path(out, shard, suffix)) as copy:
-                    shutil.copyfileobj(file, copy, 2**22)
+                link_or_copy(shard_path(part, shard, suffix), shard_path(out, shard, suffix))
             return
 
 
@@ -357,25 +452,40 @@ def finish(out: Path) -> PackReport:
     plan = read_plan(out)
     assert plan is not None
     shards = [Shard.read(shard_path(out, shard, "npz")) for shard in range(plan.num_shards)]
-    report = _report(out, plan, ())
+    report = _report(out, shards, ())
     if not report.num_videos:
         first, reason = next(iter(report.skipped.items()))
         raise UserError(
-            f"--out: {out}: none of {len(report.skipped)} videos could be read (the first, {first!r}: {reason})"
+            f"--out: {out}: none of its {counted(len(report.skipped), 'video')} could be read"
+            f" (the first, {first!r}: {reason}); remove the folder, repair them and pack anew"
         )
-    whole = Shard.joined(shards)
-    whole.write(
+    try:
+        _write_index(out, plan, shards, report.skipped)
+    except UserError:
+        if not _has_index(out):  # else another process has finished at the same moment
+            raise
+    _drop_partials(out)
+    return report
+
+
+def _write_index(out: Path, plan: Plan, shards: Sequence[Shard], skipped: Mapping[str, str]) -> None:
+    Shard.joined(shards).write(
         out / INDEX,
         shards=np.repeat(np.arange(len(shards)), [len(shard.lengths) for shard in shards]),
         sizes=np.array([shard.size for shard in shards]),
     )
-    about = {"format": FORMAT, "index": file_digest(out / INDEX), **vars(plan), "skipped": report.skipped}
+    about = {"format": FORMAT, "index": file_digest(out / INDEX), **vars(plan), "skipped": skipped}
     write_json(out / PACK, about)
-    return report
 
 
-def _report(out: Path, plan: Plan, missing: tuple[int, ...]) -> PackReport:
-    shards = [Shard.read(shard_path(out, n, "npz")) for n in range(plan.num_shards) if n not in missing]
+def _has_index(out: Path) -> bool:
+    try:
+        return file_digest(out / INDEX) == json.loads((out / PACK).read_text())["index"]
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _report(out: Path, shards: Sequence[Shard], missing: tuple[int, ...]) -> PackReport:
     return PackReport(
         out,
         sum(len(shard.lengths) for shard in shards),

@@ -83,13 +83,16 @@ def _resize(frame: NDArray[Any], size: tuple[int, int], resample: Image.Resampli
 
 def to_clip(frames: Frames) -> Tensor:
     """uint8 ``(T, H, W, C)`` to float32 ``(C, T, H, W)``: 0 becomes -1 and 255 becomes 1."""
-    clip = torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2)))
-    return from_levels(clip.float())
+    planes = frames.transpose(3, 0, 1, 2)
+    mirrored = planes.strides[-1] == -1  # torch turns bytes round faster than NumPy copies them backwards
+    # Always a copy: a file that is mapped into memory is read-only.
+    clip = torch.from_numpy(np.array(planes[..., ::-1] if mirrored else planes, order="C"))
+    return from_levels((clip.flip(-1) if mirrored else clip).float())
 
 
 def from_levels(levels: Tensor) -> Tensor:
     """Map stored levels, floats 0 to 255, to [-1, 1] in place."""
-    return levels.div_(255).sub_(0.5).div_(0.5)
+    return levels.div_(127.5).sub_(1)  # bit for bit (levels / 255 - 0.5) / 0.5: the factors are powers of two
 
 
 def flips(seed: int | None) -> bool:
