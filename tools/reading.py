@@ -147,7 +147,7 @@ class RawPack:
         for request in requests:
             first, step = request.times[0], request.times[1] - request.times[0]
             frames = self.videos[request.video][first : request.times[-1] + 1 : step]
-            clips.append(torch.from_numpy(frames.transpose(3, 0, 1, 2).copy()).float().div_(255).sub_(0.5).div_(0.5))
+            clips.append(torch.from_numpy(frames.transpose(1, 0, 2, 3).copy()).float().div_(127.5).sub_(1))
         return torch.stack(clips)
 
 

@@ -77,6 +77,14 @@ class VideoDataset(ABC):
             UnreadableVideo: the video cannot be read.
         """
 
+    def read_levels(self, request: ClipRequest) -> dict[str, Tensor]:
+        """What :meth:`read` returns, but pixels may still be uint8 levels; the loader turns those of a batch to floats.
+
+        Raises:
+            UnreadableVideo: the video cannot be read.
+        """
+        return self.read(request)
+
     def pack(self, video: int, times: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Frames of a video as a pack stores them.
 

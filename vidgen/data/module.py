@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from vidgen.data.dataset import UnreadableVideo, VideoDataset
 from vidgen.data.request import BatchRequest, ClipRequest
 from vidgen.data.sampler import EvaluationSampler, IterationSampler, check_batch
 from vidgen.data.spec import DataSpec
+from vidgen.data.transforms import to_clips
 from vidgen.errors import UserError
 from vidgen.seeding import derive_seed
 
@@ -245,11 +246,15 @@ def read_batch(dataset: VideoDataset, request: BatchRequest, skipped: Skipped | 
     samples = [sample for clip in request.clips if (sample := read_clip(dataset, clip, skipped)) is not None]
     if not samples:
         return {}
-    batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+    batch = {key: _together([sample[key] for sample in samples]) for key in samples[0]}
     images = [image for clip in request.images if (image := read_clip(dataset, clip, skipped)) is not None]
     if images:
-        batch["images"] = torch.stack([image["video"][:, 0] for image in images])
+        batch["images"] = _together([image["video"][:, 0] for image in images])
     return batch
+
+
+def _together(values: Sequence[Tensor]) -> Tensor:
+    return to_clips(values) if values[0].dtype == torch.uint8 else torch.stack(list(values))
 
 
 def read_clip(dataset: VideoDataset, request: ClipRequest, skipped: Skipped) -> Batch | None:
@@ -263,7 +268,7 @@ def read_clip(dataset: VideoDataset, request: ClipRequest, skipped: Skipped) -> 
         skipped: gets path and reason of what could not be read.
 
     Returns:
-        The sample; None for a request without a seed whose video cannot be read.
+        The sample, of :meth:`VideoDataset.read_levels`; None for a request without a seed whose video cannot be read.
 
     Raises:
         UserError: :data:`MOST_REPLACEMENTS` videos in a row, or all there are, cannot be read.
@@ -271,7 +276,7 @@ def read_clip(dataset: VideoDataset, request: ClipRequest, skipped: Skipped) -> 
     most = min(len(dataset), MOST_REPLACEMENTS)
     for step in range(most):
         try:
-            return dataset.read(_instead(dataset, request, step) if step else request)
+            return dataset.read_levels(_instead(dataset, request, step) if step else request)
         except UnreadableVideo as error:
             skipped.append((error.path, error.reason))
             if request.seed is None:

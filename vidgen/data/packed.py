@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vidgen.data.annotations import Column
 from vidgen.data.clips import Clips
@@ -23,11 +21,10 @@ from vidgen.data.dataset import UnreadableVideo
 from vidgen.data.decoding import Unreadable
 from vidgen.data.listing import Annotation, Listing
 from vidgen.data.pack_files import FORMAT, INDEX, PACK, PLAN, Shard, file_digest, shard_path
-from vidgen.data.request import ClipRequest
 from vidgen.data.spec import DataSpec
 from vidgen.data.splits import Split, check_split, group_of, select
 from vidgen.data.stored import Measured, StoredVideos
-from vidgen.data.transforms import Frames, Interpolation, ResizeRule, flips, resize_frames, to_clip
+from vidgen.data.transforms import Frames, Interpolation, ResizeRule, resize_frames
 from vidgen.errors import UserError
 from vidgen.registry import DATASETS
 
@@ -153,24 +150,8 @@ class Packed(StoredVideos):
         """See :meth:`StoredVideos.frames`."""
         return self._parts(self._rows(video, times))["video"]
 
-    def pack(self, video: int, times: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """See :meth:`VideoDataset.pack`."""
-        return self._planes(video, times, self.spec.resolution)
-
-    def read(self, request: ClipRequest) -> dict[str, Tensor]:
-        """See :meth:`VideoDataset.read`; adds everything else that was packed."""
-        planes = self._planes(request.video, request.times, request.resolution)
-        if self.flip and flips(request.seed):
-            planes = {name: frames[:, :, ::-1] for name, frames in planes.items()}
-        clips = {name: to_clip(f) if f.dtype == np.uint8 else _to_numbers(f) for name, f in planes.items()}
-        return {**clips, **self.describe_clip(request)}
-
-    def _planes(self, video: int, times: Sequence[int], resolution: int) -> dict[str, NDArray[Any]]:
-        """Everything that was packed of some frames, ``(T, resolution, width, C)`` each.
-
-        Raises:
-            UnreadableVideo: see :meth:`_rows`.
-        """
+    def planes(self, video: int, times: Sequence[int], resolution: int) -> dict[str, NDArray[Any]]:
+        """See :meth:`StoredVideos.planes`; everything that was packed."""
         try:
             planes = self._parts(self._rows(video, times))
         except Unreadable as error:
@@ -223,10 +204,6 @@ class Packed(StoredVideos):
 
 def _num_bytes(dtype: str, shape: Sequence[int]) -> int:
     return int(np.prod(shape)) * np.dtype(dtype).itemsize
-
-
-def _to_numbers(frames: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2)).astype(np.int64))
 
 
 def _as_slice(times: Sequence[int]) -> slice | list[int]:

@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vidgen.data.annotations import Labels
 from vidgen.data.dataset import UnreadableVideo
 from vidgen.data.decoding import Unreadable
 from vidgen.data.frame_folder import FrameFolder, images_by_folder
 from vidgen.data.images import decode_image, decode_numbers
-from vidgen.data.request import ClipRequest
 from vidgen.data.splits import Split
 from vidgen.data.tables import Files, open_files
-from vidgen.data.transforms import Interpolation, ResizeRule, flips, keep_channels, resize_frames, to_clip
+from vidgen.data.transforms import Interpolation, ResizeRule, keep_channels, resize_frames
 from vidgen.errors import UserError
 from vidgen.registry import DATASETS
 
@@ -113,38 +110,24 @@ class PairedFrames(FrameFolder):
             self._beside[kind] = self._files.take([name for number in kept for name in pictures[videos[number]]])
         super().keep(kept)
 
-    def read(self, request: ClipRequest) -> dict[str, Tensor]:
-        """See :meth:`VideoDataset.read`; adds ``condition``, ``instance`` where there are some, and ``attributes``."""
-        planes = self._planes(request)
-        if self.flip and flips(request.seed):
-            planes = {key: plane[:, :, ::-1] for key, plane in planes.items()}
-        sample = {key: to_clip(plane) if plane.dtype == np.uint8 else _to_ids(plane) for key, plane in planes.items()}
-        return {**sample, **self.describe_clip(request)}
-
-    def pack(self, video: int, times: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """See :meth:`VideoDataset.pack`; with everything beside the frames."""
-        return self._planes(ClipRequest(video, tuple(times), self.spec.resolution))
-
-    def _planes(self, request: ClipRequest) -> dict[str, NDArray[Any]]:
-        """Frames and what lies beside them, ``(T, resolution, width, C)`` each.
-
-        Raises:
-            UnreadableVideo: a frame or what belongs to it cannot be read.
-        """
-        planes: dict[str, NDArray[Any]] = {"video": self.fitted(request.video, request.times, request.resolution)}
+    def planes(self, video: int, times: Sequence[int], resolution: int) -> dict[str, NDArray[Any]]:
+        """See :meth:`StoredVideos.planes`; adds ``condition``, and ``instance`` where there are some."""
+        planes = super().planes(video, times, resolution)
         try:
-            planes["condition"] = self._fitted_beside("A", request, self.condition == "image")
+            planes["condition"] = self._fitted_beside("A", video, times, resolution, self.condition == "image")
             if "inst" in self._beside:
-                planes["instance"] = self._fitted_beside("inst", request, False)
+                planes["instance"] = self._fitted_beside("inst", video, times, resolution, False)
         except Unreadable as error:
-            raise UnreadableVideo(self.path(request.video), str(error)) from error
+            raise UnreadableVideo(self.path(video), str(error)) from error
         return planes
 
-    def _fitted_beside(self, kind: str, request: ClipRequest, as_image: bool) -> NDArray[Any]:
+    def _fitted_beside(
+        self, kind: str, video: int, times: Sequence[int], resolution: int, as_image: bool
+    ) -> NDArray[Any]:
         """Pictures ``(T, resolution, width, 3)``, uint8, or ids ``(T, resolution, width, 1)``, int32."""
-        files, start = self._beside[kind], self.first_frame(request.video)
+        files, start = self._beside[kind], self.first_frame(video)
         fitted = []
-        for time in request.times:
+        for time in times:
             number = start + int(time)
             try:
                 data = files.read(number)
@@ -154,17 +137,13 @@ class PairedFrames(FrameFolder):
             fitted.append(
                 resize_frames(
                     stored[None],
-                    request.resolution,
+                    resolution,
                     self.resize,
-                    width=self.width(request.resolution),
+                    width=self.width(resolution),
                     interpolation=self.interpolation if as_image else "nearest",
                 )[0]
             )
         return np.stack(fitted)
-
-
-def _to_ids(plane: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(plane.transpose(3, 0, 1, 2).astype(np.int64))
 
 
 def paired_base(names: Sequence[str], part: str) -> str:

@@ -24,7 +24,17 @@ from vidgen.data.request import ClipRequest
 from vidgen.data.spec import DataSpec
 from vidgen.data.splits import Split
 from vidgen.data.tables import StringTable
-from vidgen.data.transforms import Frames, Interpolation, ResizeRule, flips, keep_channels, resize_frames, to_clip
+from vidgen.data.transforms import (
+    Frames,
+    Interpolation,
+    ResizeRule,
+    flips,
+    from_levels,
+    keep_channels,
+    resize_frames,
+    to_levels,
+    to_numbers,
+)
 from vidgen.errors import UserError
 
 NAMED = 10
@@ -186,10 +196,32 @@ class StoredVideos(VideoDataset):
 
     def read(self, request: ClipRequest) -> dict[str, Tensor]:
         """See :meth:`VideoDataset.read`; adds ``attributes`` float32 (A,) where there are some."""
-        frames = self.fitted(request.video, request.times, request.resolution)
+        sample = self.read_levels(request)
+        return {
+            key: from_levels(value.float()) if value.dtype == torch.uint8 else value for key, value in sample.items()
+        }
+
+    def read_levels(self, request: ClipRequest) -> dict[str, Tensor]:
+        """See :meth:`VideoDataset.read_levels`."""
+        planes = self.planes(request.video, request.times, request.resolution)
         if self.flip and flips(request.seed):
-            frames = frames[:, :, ::-1]
-        return {"video": to_clip(frames), **self.describe_clip(request)}
+            planes = {name: frames[:, :, ::-1] for name, frames in planes.items()}
+        pixels = {
+            name: to_levels(frames) if frames.dtype == np.uint8 else to_numbers(frames)
+            for name, frames in planes.items()
+        }
+        return {**pixels, **self.describe_clip(request)}
+
+    def planes(self, video: int, times: Sequence[int], resolution: int) -> dict[str, NDArray[Any]]:
+        """Everything that is stored of some frames, in the size of a clip.
+
+        Returns:
+            Name -> ``(T, resolution, width, C)``: uint8 levels (``video`` and other pictures) or int32 numbers (ids).
+
+        Raises:
+            UnreadableVideo: the video cannot be read.
+        """
+        return {"video": self.fitted(video, times, resolution)}
 
     def fitted(self, video: int, times: Sequence[int], resolution: int) -> Frames:
         """Frames of a video in the size of a clip, uint8 ``(T, resolution, width, C)``.
@@ -205,7 +237,7 @@ class StoredVideos(VideoDataset):
 
     def pack(self, video: int, times: Sequence[int]) -> dict[str, NDArray[Any]]:
         """See :meth:`VideoDataset.pack`; frames keep the bytes that they have here."""
-        return {"video": self.fitted(video, times, self.spec.resolution)}
+        return self.planes(video, times, self.spec.resolution)
 
     def fit(self, frame: Frames, resolution: int, pixel_aspect: Fraction = Fraction(1)) -> Frames:
         """One frame in the size of a clip: ``(H, W, C)`` to ``(resolution, width, channels)``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -81,13 +82,37 @@ def _resize(frame: NDArray[Any], size: tuple[int, int], resample: Image.Resampli
     return np.stack([np.asarray(channel.resize(size, resample)) for channel in channels], axis=-1)
 
 
-def to_clip(frames: Frames) -> Tensor:
-    """uint8 ``(T, H, W, C)`` to float32 ``(C, T, H, W)``: 0 becomes -1 and 255 becomes 1."""
+def to_levels(frames: Frames) -> Tensor:
+    """uint8 ``(T, H, W, C)`` to a uint8 copy ``(C, T, H, W)``."""
     planes = frames.transpose(3, 0, 1, 2)
     mirrored = planes.strides[-1] == -1  # torch turns bytes round faster than NumPy copies them backwards
     # Always a copy: a file that is mapped into memory is read-only.
-    clip = torch.from_numpy(np.array(planes[..., ::-1] if mirrored else planes, order="C"))
-    return from_levels((clip.flip(-1) if mirrored else clip).float())
+    levels = torch.from_numpy(np.array(planes[..., ::-1] if mirrored else planes, order="C"))
+    return levels.flip(-1) if mirrored else levels
+
+
+def to_numbers(frames: NDArray[np.int32]) -> Tensor:
+    """int32 ``(T, H, W, C)`` to int64 ``(C, T, H, W)``."""
+    return torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2)).astype(np.int64))
+
+
+def to_clip(frames: Frames) -> Tensor:
+    """uint8 ``(T, H, W, C)`` to float32 ``(C, T, H, W)``: 0 becomes -1 and 255 becomes 1."""
+    return from_levels(to_levels(frames).float())
+
+
+def to_clips(levels: Sequence[Tensor]) -> Tensor:
+    """uint8 ``(C, T, H, W)`` each to float32 ``(B, C, T, H, W)``, every clip written to its place at once.
+
+    Raises:
+        ValueError: their shapes differ.
+    """
+    clips = torch.empty((len(levels), *levels[0].shape))
+    for clip, level in zip(clips, levels, strict=True):
+        if clip.shape != level.shape:
+            raise ValueError(f"clips of shapes {tuple(clip.shape)} and {tuple(level.shape)} make no batch")
+        from_levels(clip.copy_(level))
+    return clips
 
 
 def from_levels(levels: Tensor) -> Tensor:
