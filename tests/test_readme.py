@@ -84,7 +84,7 @@ def test_own_videos_are_inspected_trained_on_and_packed_as_written(clone: Path) 
         save_video(clone / "PATH/TO/VIDEOS" / f"{seed}.mkv", random_frames(40, 20, seed=seed))
     small = [*SMALL, "data.batch_size=2", "data.images_per_batch=2", "data.num_workers=0", "trainer.devices=1"]
     inspect, pack = command("vidgen data inspect"), command("vidgen data pack")
-    assert "3 videos" in vidgen(clone, *inspect)
+    assert "videos: 3\n" in vidgen(clone, *inspect)
     assert (clone / "data_report" / "index.html").is_file()
     fits = [shlex.split(line)[1:] for line in COMMANDS if "configs/mocogan/videos.yaml" in line and " fit " in line]
     dry, first, resumed = fits
