@@ -385,6 +385,40 @@ def find_raw(raw: Path, pattern: re.Pattern[str], archives: Sequence[str], repor
     return dict(sorted(found.items()))
 
 
+def find_actions(
+    raw: Path,
+    pattern: re.Pattern[str],
+    actions: Sequence[str],
+    action_of: Callable[[str], str],
+    like: str,
+    obtain: str,
+    report: Report,
+) -> dict[str, RawFile]:
+    """The videos of some actions, from folders or from one zip per action.
+
+    Args:
+        raw: the download.
+        pattern: what names of videos are like.
+        actions: those wanted.
+        action_of: name of a video -> its action.
+        like: name of a video as an example, with ``{}`` for the action.
+        obtain: see :func:`require`.
+        report: takes what is damaged.
+
+    Raises:
+        UserError: an action has no video.
+    """
+    files = find_raw(raw, pattern, [f"{action}.zip" for action in actions], report)
+    files = {name: file for name, file in files.items() if action_of(name) in actions}
+    for action in actions:
+        if not any(action_of(name) == action for name in files):
+            raise UserError(
+                f"{str(raw)!r} holds neither {action}.zip nor videos as {like.format(action)}. {obtain}, or name the"
+                " actions that you have with --actions"
+            )
+    return files
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file without line ends and empty lines.
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,7 @@ from preparation import (
     Frames,
     RawFile,
     Report,
-    find_raw,
+    find_actions,
     keep_options,
     main,
     parser,
@@ -108,7 +107,8 @@ def prepare(args: argparse.Namespace) -> Report:
     report = Report(args.out)
     require(args.raw, "the raw download", OBTAIN)
     listed = read_sequences(args.raw / "00sequences.txt") if args.sequences == "on" else None
-    files = _files(args.raw, args.actions, report)
+    like = "person01_{}_d1_uncomp.avi"
+    files = find_actions(args.raw, _NAME, args.actions, lambda name: name.split("_")[1], like, OBTAIN, report)
     keep_options(args.out, resize=args.resize, resolution=resolution, sequences=args.sequences, split=args.split)
     for name, file in progress(list(files.items()), "videos"):
         video = name.removesuffix("_uncomp.avi")
@@ -136,18 +136,6 @@ def _resolution(args: argparse.Namespace) -> int | None:
     if resolution < 1:
         raise UserError(f"--resolution {resolution} is no size; give a number of pixels, such as 64")
     return resolution
-
-
-def _files(raw: Path, actions: Sequence[str], report: Report) -> dict[str, RawFile]:
-    files = find_raw(raw, _NAME, [f"{action}.zip" for action in actions], report)
-    files = {name: file for name, file in files.items() if name.split("_")[1] in actions}
-    for action in actions:
-        if not any(name.split("_")[1] == action for name in files):
-            raise UserError(
-                f"{str(raw)!r} holds neither {action}.zip nor videos as person01_{action}_d1_uncomp.avi. {OBTAIN}, or "
-                "name the actions that you have with --actions"
-            )
-    return files
 
 
 def read_sequences(path: Path) -> dict[str, Ranges]:

@@ -37,7 +37,7 @@ from preparation import (
     Frames,
     RawFile,
     Report,
-    find_raw,
+    find_actions,
     keep_options,
     main,
     parser,
@@ -100,7 +100,7 @@ def prepare(args: argparse.Namespace) -> Report:
     report = Report(args.out)
     require(args.raw, "the raw download", OBTAIN)
     masks = read_masks(args.raw / MASKS) if args.crop == "person" else None
-    files = _files(args.raw, args.actions, report)
+    files = find_actions(args.raw, _NAME, args.actions, action_of, "daria_{}.avi", OBTAIN, report)
     test_persons = sorted(args.test_persons or [])
     keep_options(
         args.out, crop=args.crop, resolution=resolution, split=args.split, test_persons=" ".join(test_persons) or None
@@ -127,18 +127,6 @@ def _check(args: argparse.Namespace) -> int | None:
     if resolution < 1:
         raise UserError(f"--resolution {resolution} is no size; give a number of pixels, such as 64")
     return resolution
-
-
-def _files(raw: Path, actions: Sequence[str], report: Report) -> dict[str, RawFile]:
-    files = find_raw(raw, _NAME, [f"{action}.zip" for action in actions], report)
-    files = {name: file for name, file in files.items() if action_of(name) in actions}
-    for action in actions:
-        if not any(action_of(name) == action for name in files):
-            raise UserError(
-                f"{str(raw)!r} holds neither {action}.zip nor videos as daria_{action}.avi. {OBTAIN}, or name the "
-                "actions that you have with --actions"
-            )
-    return files
 
 
 def action_of(name: str) -> str:
