@@ -287,6 +287,7 @@ def test_impossible_arguments(arguments: dict[str, Any], message: str) -> None:
     [
         ({"channels": 1}, "model.channels: is 3, but the data has channels 1; make them equal"),
         ({"resolution": 32}, "model.resolution: is 16, but the data has resolution 32; make them equal"),
+        ({"width": 24}, "model.resolution: is 16, but the data has width 24; make them equal"),
         ({"num_frames": 12}, "model.num_frames: is 10, but the data has num_frames 12; make them equal"),
         ({"class_names": ("a", "b")}, "model.dim_category: is 3, but the data has classes 2; make them equal"),
         (

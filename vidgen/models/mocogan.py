@@ -566,6 +566,7 @@ class MoCoGAN(AdversarialModel):
         """
         check_equal("channels", self.channels, spec.channels, "channels")
         check_equal("resolution", self.resolution, spec.resolution, "resolution")
+        check_equal("resolution", self.resolution, spec.width or spec.resolution, "width")
         check_equal("num_frames", self.num_frames, spec.num_frames, "num_frames")
         if self.use_categories:
             if not spec.class_names:
