@@ -173,7 +173,7 @@ def test_merging_what_is_no_pack_is_one_line(tmp_path, capsys):
                 "  CONFIG         YAML config; only its data and seed are used",
                 "  --out DIR      folder of the pack",
                 "  --workers N    processes (one per processor)",
-                "  --shard-mb MB  megabytes of a shard, about (1024)",
+                "  --shard-mb MB  megabytes of a shard, about (256)",
                 "  vidgen data pack configs/mocogan/weizmann.yaml data.root=PATH/TO/STRIPS --out packs/weizmann"
                 " --workers 8",
             ],

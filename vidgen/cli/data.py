@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pack.add_argument(
         "--shard", default="0/1", metavar="i/n", help="make only every n-th shard, from the i-th (counted from 0)"
     )
-    pack.add_argument("--shard-mb", type=int, default=1024, metavar="MB", help="megabytes of a shard, about (1024)")
+    pack.add_argument("--shard-mb", type=int, default=256, metavar="MB", help="megabytes of a shard, about (256)")
     merge = _add(commands, "merge", "Join the shards that several `vidgen data pack --shard i/n` have made.")
     merge.add_argument("parts", nargs="+", type=Path, metavar="DIR", help="folders that were given to pack as --out")
     merge.add_argument("--out", type=Path, metavar="DIR", help="folder of the whole; the first of them by default")

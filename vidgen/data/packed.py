@@ -110,8 +110,8 @@ class Packed(StoredVideos):
         """See :meth:`StoredVideos.find`."""
         return self._pack.names
 
-    def list(self, names: Sequence[str], annotation: Annotation) -> Listing:
-        """See :meth:`StoredVideos.list`; labels and attributes are those that were packed."""
+    def listing(self, names: Sequence[str], annotation: Annotation) -> Listing:
+        """See :meth:`StoredVideos.listing`; labels and attributes are those that were packed."""
         split = annotation.split
         check_split(split)
         above = f"{split.folder}/" if split.by == "folder" else ""

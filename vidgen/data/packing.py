@@ -101,7 +101,7 @@ def pack(
     *,
     workers: int = 1,
     part: tuple[int, int] = (0, 1),
-    shard_bytes: int = 2**30,
+    shard_bytes: int = 2**28,
     quiet: bool = False,
 ) -> PackReport:
     """Pack a data set, or go on with that.

@@ -131,7 +131,7 @@ class StoredVideos(VideoDataset):
         self.notices: list[str] = []
         self.skipped: dict[str, str] = {}
         names = self.find()
-        listing = self.list(names, Annotation(split, labels, attributes))
+        listing = self.listing(names, Annotation(split, labels, attributes))
         measured = self.measure(listing.names)
         kept = self._usable(listing, measured, min_length)
         listing = listing.take(kept)
@@ -159,7 +159,7 @@ class StoredVideos(VideoDataset):
     def find(self) -> Sequence[str]:
         """All videos under the root, sorted, relative to it, with ``/``; nothing is opened."""
 
-    def list(self, names: Sequence[str], annotation: Annotation) -> Listing:
+    def listing(self, names: Sequence[str], annotation: Annotation) -> Listing:
         """Choose videos, and say what is known about them beside their pixels."""
         return list_videos(names, Path(self.root), annotation, self.WHAT)
 
