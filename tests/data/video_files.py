@@ -205,6 +205,8 @@ VIDEOS = {
     "h264_ts": Video("ts", "libx264", b_frames=2),
     "h264_mkv": Video("mkv", "libx264", b_frames=2),
     "h264_avi": Video("avi", "libx264"),
+    "h264_avi_b": Video("avi", "libx264", b_frames=2),
+    "h264_asf_b": Video("wmv", "libx264", b_frames=2),
     "h264_interlaced": Video("mp4", "libx264", b_frames=2, interlaced=True, options={"x264-params": "tff=1"}),
     "h264_fragmented": Video("mp4", "libx264", b_frames=2, muxer={"movflags": "frag_keyframe+empty_moov"}),
     "h264_without_times": Video("h264", "libx264", b_frames=2),

@@ -273,6 +273,9 @@ def _scan_packets(video: _Opened) -> VideoScan | None:
     ordered = np.unique(np.array(times, np.int64))
     if len(ordered) < len(times) or not keys or keys[0] != ordered[0] or first.pts != ordered[0]:
         return None
+    # AVI and ASF know in which order frames are decoded, not when they are shown, and call the one the other.
+    if codec.has_b_frames and len(times) > 1 and all(a < b for a, b in pairwise(times)):
+        return None
     if len(keys) > 1 and not _begins(video, keys[1]):
         keys = keys[:1]
     found = _found(video, first, ordered, np.searchsorted(ordered, np.unique(keys)), last_ticks)
