@@ -188,3 +188,26 @@ def test_help_says_what_there_is(capsys, monkeypatch, words, expected):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(" ".join(["usage: vidgen data", *words]))
     assert [line for line in expected if line not in lines] == []
+
+
+def test_a_report_and_a_pack_do_not_land_among_the_data(config, tmp_path, capsys):
+    for action in ("inspect", "pack"):
+        out = tmp_path / "strips" / "out"
+        assert error_of(capsys, action, config, "--out", out) == (
+            f"--out: {out} lies in the data's folder {tmp_path}/strips; choose a folder outside"
+        )
+    assert sorted(os.listdir(tmp_path / "strips")) == ["a", "b"]
+
+
+def test_inspect_leaves_its_files_where_it_is_told(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert data("inspect", config, "--clips", 2) == 0
+    assert "\nvideos: 3\n" in capsys.readouterr().out
+    assert sorted(os.listdir("data_report")) == ["contact_sheet.png", "index.html", "inspection.json"]
+    assert error_of(capsys, "inspect", config, "--clips", 0) == "--clips: expected at least 1, got 0"
+
+
+def test_a_root_may_begin_with_the_home_folder(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data("inspect", config, "data.root=~/strips", "--out", tmp_path / "report") == 0
+    assert f"frame strips in {tmp_path}/strips\n" in capsys.readouterr().out

@@ -64,6 +64,8 @@ class TestChecks:
             ("data.root=nowhere", "data.root: no such folder: nowhere"),
             ("data.root=c.yaml", "data.root: not a folder: c.yaml"),
             ("data.root=empty", "data.root: the folder is empty: empty"),
+            ("data.root=''", "data.root: empty; give the folder of the data"),
+            (f"data.root={'x' * 300}", f"data.root: no such folder: {'x' * 300}"),
             ("data.batch_size=big", "data.batch_size: expected int, got 'big' (str)"),
             ("data.num_wrokers=1", "data.num_wrokers: unknown key; did you mean 'num_workers'?"),
             ("data.dataset=1", "data.dataset: unknown key"),

@@ -66,7 +66,10 @@ def test_files_beside_class_folders_and_hidden_files_are_no_videos(tmp_path, cap
     make_strips(tmp_path, {"a/x.png": 4, "stray.png": 9, "a/.hidden.png": 9, ".git/y.png": 9})
     dataset = strips(tmp_path)
     assert dataset.lengths.tolist() == [4] and dataset.spec.class_names == ("a",)
-    assert not caplog.records
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: left out 1 video in no class folder (the first: 'stray.png');"
+        " data.labels.by none uses all without classes"
+    ]
 
 
 def test_a_read_gives_the_frames_asked_for(tmp_path):

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -177,10 +178,15 @@ def test_an_index_of_another_version_is_made_again(folder, opened, monkeypatch):
     assert sorted(opened) == listed(folder)
 
 
-def test_a_cache_that_cannot_be_written_stops_nothing(folder, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_stops_nothing_and_is_told_of(folder, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "file"))
     check(index_videos(folder, listed(folder)), folder)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"the index of {folder} cannot be kept, so that every start makes it anew: {tmp_path}/file")
+    caplog.clear()
+    check(index_videos(folder, listed(folder), quiet=True), folder)
+    assert not caplog.records
     monkeypatch.setenv("VIDGEN_CACHE", "/proc/nothing")
     check(index_videos(folder, listed(folder)), folder)
 
@@ -193,6 +199,18 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch):
     assert cache_dir() == Path("/b/vidgen")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_dir() == Path.home() / ".cache" / "vidgen"
+    monkeypatch.setenv("VIDGEN_CACHE", "~/c")
+    assert cache_dir() == Path.home() / "c"
+
+
+def test_a_user_without_a_home_has_a_cache_too(monkeypatch):
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("VIDGEN_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert cache_dir() == Path(tempfile.gettempdir()) / f"vidgen-{os.getuid()}"
 
 
 def test_indexing_is_silent(folder, caplog, capfd):
@@ -251,7 +269,8 @@ def start(root: Path, log: Path) -> subprocess.Popen[str]:
 def test_two_processes_at_once_scan_each_file_once(tmp_path):
     root = copies(tmp_path, 20)
     running = [start(root, tmp_path / "log") for _ in range(2)]
-    assert [process.communicate(timeout=60) for process in running] == [("20 600\n", "")] * 2
+    said = sorted(process.communicate(timeout=60) for process in running)
+    assert said == [("20 600\n", ""), ("20 600\n", f"waiting for another process that indexes {root}\n")]
     assert len((tmp_path / "log").read_text().splitlines()) == 20
 
 

@@ -40,7 +40,18 @@ def test_folders_are_classes(tmp_path):
 
 
 def test_videos_beside_classes_are_left_out(tmp_path):
-    assert listed(["run/a", "stray"], tmp_path).names == ("run/a",)
+    found = listed(["run/a", "stray"], tmp_path)
+    assert found.names == ("run/a",) and found.loose == ("stray",)
+    assert listed(["run/a", "run/b"], tmp_path).loose == ()
+
+
+def test_when_most_videos_lie_beside_folders_these_are_taken_for_no_classes(tmp_path):
+    with pytest.raises(UserError) as error:
+        listed(["old/a", "b", "c"], tmp_path)
+    assert str(error.value) == (
+        f"data.root '{tmp_path}': 2 of 3 videos lie in no class folder (the first: 'b');"
+        " set data.labels.by to none to use all without classes, or move them"
+    )
 
 
 @pytest.mark.parametrize("labels", [Labels("none"), Labels("pattern", r"\w$")])

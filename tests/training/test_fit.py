@@ -12,6 +12,8 @@ import torch
 
 import vidgen.checkpoint
 from vidgen.cli.main import main
+from vidgen.data.spec import DataSpec
+from vidgen.training.fit import changed_data
 
 CONFIG = """\
 model: {name: mocogan, resolution: 16, num_frames: 10, dim_content: 4, dim_motion: 3, generator_width: 4,
@@ -158,3 +160,21 @@ def test_a_clean_run_is_silent_on_stderr(capsys: pytest.CaptureFixture[str], rec
     assert capsys.readouterr().err == ""
     ours = [str(w.message) for w in recwarn if "vidgen" in str(w.filename)]
     assert ours == []
+
+
+def test_resuming_on_other_data_is_told(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    assert fit("trainer.max_steps=2") == 0
+    assert fit("trainer.max_steps=3", "--resume", "auto") == 0
+    assert not caplog.records
+    assert fit("trainer.max_steps=4", "--resume", "auto", "data.num_videos=7") == 0
+    checkpoint = "run/checkpoints/iteration_00000003.ckpt"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{checkpoint}: was trained on other data: 8 videos, now 7;"
+        " from here on the run reads other clips than it would have"
+    ]
+
+
+def test_data_of_other_lengths_or_classes_are_other_data() -> None:
+    spec = DataSpec(3, 8, 4, None, 9, 4, 9, digest="a")
+    assert changed_data(spec.to_dict(), spec) == "" and changed_data(None, spec) == ""
+    assert changed_data({**spec.to_dict(), "digest": "b"}, spec) == "videos of other lengths or classes"

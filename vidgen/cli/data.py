@@ -107,10 +107,20 @@ def _inspect(args: argparse.Namespace) -> int:
 
     if args.clips < 1:
         raise UserError(f"--clips: expected at least 1, got {args.clips}")
-    dataset, _, seed = _dataset(args)
+    dataset, settings, seed = _dataset(args)
     out = args.out or Path("data_report")
+    _check_apart(out, settings)
     print(inspect(VideoDataModule(dataset, batch_size=1, seed=seed), out, args.clips))
     return 0
+
+
+def _check_apart(out: Path, settings: dict[str, Any]) -> None:
+    """Refuse to write pictures where they would be taken for data the next time."""
+    from vidgen.errors import UserError
+
+    root = settings.get("root")
+    if isinstance(root, str) and out.resolve().is_relative_to(Path(root).resolve()):
+        raise UserError(f"--out: {out} lies in the data's folder {root}; choose a folder outside")
 
 
 def _pack(args: argparse.Namespace) -> int:
@@ -122,6 +132,7 @@ def _pack(args: argparse.Namespace) -> int:
         if value < 1:
             raise UserError(f"{name}: expected at least 1, got {value}")
     dataset, settings, _ = _dataset(args)
+    _check_apart(args.out, settings)
     report = pack(dataset, settings, args.out, workers=args.workers, part=part, shard_bytes=args.shard_mb * 2**20)
     print(report)
     return 0

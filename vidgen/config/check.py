@@ -303,6 +303,11 @@ def _arguments(
         checked[given] = _value(value, parameter.hint, where)
         if paths:
             root = given == "root"  # the folder of a data set, also where it is annotated as a str
+            if root and isinstance(value, str):
+                if not value:
+                    raise UserError(f"{where}: empty; give the folder of the data")
+                value = os.path.expanduser(value)
+                checked[given] = _value(value, parameter.hint, where)
             folder = root or given.endswith(("_root", "_dir", "_folder"))
             _check_paths(Path(value) if root and isinstance(value, str) else checked[given], where, folder)
     for parameter in parameters.values():
@@ -336,7 +341,11 @@ def _check_paths(value: Any, where: str, folder: bool) -> None:
             _check_paths(item, where, folder)
     if not isinstance(value, Path) or CHECKPOINT.search(str(value)):
         return
-    if not value.exists():
+    try:
+        there = value.exists()
+    except OSError:  # a name that no file system takes
+        there = False
+    if not there:
         raise UserError(f"{where}: no such {'folder' if folder else 'file'}: {value}")
     if folder and not value.is_dir() and not zipfile.is_zipfile(value):
         raise UserError(f"{where}: not a folder: {value}")

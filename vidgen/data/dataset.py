@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,12 +25,14 @@ class UnreadableVideo(UserError):
     Args:
         path: the file.
         reason: what is wrong with it.
+        passing: whether it may be gone next time though the file is the same, as an error of the disk is.
     """
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, passing: bool = False) -> None:
         super().__init__(f"{path!r} cannot be read: {reason}; repair or remove it")
         self.path = path
         self.reason = reason
+        self.passing = passing
 
 
 class VideoDataset(ABC):
@@ -57,9 +61,10 @@ class VideoDataset(ABC):
         skipped: Mapping[str, str] | None = None,
     ) -> None:
         self.skipped = dict(skipped or {})
-        self.spec = spec
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
+        facts = self.lengths.tobytes() + (b"" if self.labels is None else self.labels.tobytes())
+        self.spec = replace(spec, digest=hashlib.sha256(facts).hexdigest()[:16])
         self.groups = None if groups is None else tuple(groups)
         self.stride = stride
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -33,6 +35,8 @@ FORMAT = 1
 """Raised when scans of an older version are no longer right."""
 SECONDS_BETWEEN_SAVES = 30.0
 
+_log = logging.getLogger("vidgen.data")
+
 _ENTRY = np.dtype(
     [
         ("size", "i8"),
@@ -51,11 +55,18 @@ _ENTRY = np.dtype(
 
 
 def cache_dir() -> Path:
-    """Where vidgen keeps what can be made again: ``$VIDGEN_CACHE``, else ``vidgen`` in the user's cache folder."""
+    """Where vidgen keeps what can be made again: ``$VIDGEN_CACHE``, else ``vidgen`` in the user's cache folder.
+
+    A user without a home, as in some containers, has a folder among the temporary files.
+    """
     chosen = os.environ.get("VIDGEN_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vidgen"
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        given = os.environ.get("XDG_CACHE_HOME")
+        return (Path(given) if given else Path.home() / ".cache") / "vidgen"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"vidgen-{os.getuid()}"
 
 
 class VideoIndex:
@@ -279,7 +290,7 @@ def index_videos(root: Path, names: Sequence[str], quiet: bool = False) -> Video
         places = np.array(found, np.int64)
         whole = len(places) == len(stored) and (places == np.arange(len(places))).all()
         return stored if whole else stored.take(places)
-    with _alone(path):
+    with _alone(path, root, quiet):
         stored = VideoIndex.read(path)  # another process may have done the work meanwhile
         found = _valid(stored, names, stats)
         new = _scan_missing(root, names, stats, found, stored, path, quiet) if None in found else {}
@@ -314,7 +325,7 @@ def _valid(stored: VideoIndex, names: Sequence[str], stats: Sequence[tuple[int, 
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _alone(path: Path, root: Path, quiet: bool) -> Iterator[None]:
     """Hold the lock of an index; where the file system has no locks, go on without."""
     lock = path.with_suffix(".lock")
     try:
@@ -324,8 +335,15 @@ def _alone(path: Path) -> Iterator[None]:
         yield
         return
     try:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not quiet:
+                print(f"waiting for another process that indexes {root}", file=sys.stderr, flush=True)
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass
         yield
     finally:
         file.close()
@@ -378,18 +396,27 @@ def _scan_missing(
         finally:
             for future in waiting:
                 future.cancel()
-            _save(stored, new, path)
+            reason = _save(stored, new, path)
+            if reason and not quiet:
+                _log.warning("the index of %s cannot be kept, so that every start makes it anew: %s", root, reason)
     return new
 
 
-def _save(stored: VideoIndex, new: dict[int, tuple[int, IndexItem]], path: Path) -> None:
-    """Write the stored entries and the new ones; an index that cannot be kept is no reason to stop."""
+def _save(stored: VideoIndex, new: dict[int, tuple[int, IndexItem]], path: Path) -> str | None:
+    """Write the stored entries and the new ones; an index that cannot be kept is no reason to stop.
+
+    Returns:
+        Why it could not be kept.
+    """
     fresh = [item for _, item in new.values() if item.size >= 0]
     if not fresh:
-        return
+        return None
     names = {item.name for item in fresh}
     kept = [number for number, name in enumerate(stored.names) if name not in names]
     both = stored.take(kept) + VideoIndex.of(fresh)
     in_order = sorted(range(len(both)), key=both.names.__getitem__)
-    with suppress(UserError):
+    try:
         both.take(in_order).write(path)
+    except UserError as error:
+        return str(error)
+    return None

@@ -39,6 +39,7 @@ class Listing:
         labels: class of each video; empty without labels.
         columns: attributes of each video.
         groups: what each video must not be separated from; None where every one stands for itself.
+        loose: videos that lie beside the class folders and are left out.
     """
 
     names: tuple[str, ...]
@@ -46,6 +47,7 @@ class Listing:
     labels: NDArray[np.int64]
     columns: tuple[Column, ...]
     groups: tuple[str, ...] | None
+    loose: tuple[str, ...] = ()
 
     def take(self, numbers: Sequence[int] | NDArray[np.int64]) -> Listing:
         """Some of the videos, with the same classes."""
@@ -56,6 +58,7 @@ class Listing:
             self.labels[rows] if self.class_names else self.labels,
             tuple(Column(column.name, column.values, column.numbers[rows]) for column in self.columns),
             None if self.groups is None else tuple(self.groups[number] for number in numbers),
+            self.loose,
         )
 
 
@@ -73,7 +76,7 @@ def list_videos(names: Sequence[str], root: Path, annotation: Annotation, what: 
         what: what the root should hold, for messages (``"frame strips"``).
 
     Raises:
-        UserError: nothing is there, or a setting does not fit what is there.
+        UserError: nothing is there, a setting does not fit what is there, or most videos lie beside the class folders.
     """
     split = annotation.split
     check_split(split)
@@ -86,6 +89,7 @@ def list_videos(names: Sequence[str], root: Path, annotation: Annotation, what: 
     part = f"{whole}{split.folder}/" if by_folder else whole
     classes = annotation.labels.by == "folder" and not by_folder
     every = [name for name in names if not classes or "/" in name[len(whole) :]] or list(names)
+    loose = _loose(names, every, whole, root)
     inside = [name[len(whole) :].split("/", 1)[-1] if by_folder else name[len(whole) :] for name in every]
     taken = [number for number, name in enumerate(every) if name.startswith(part)]
     if not taken:
@@ -106,8 +110,26 @@ def list_videos(names: Sequence[str], root: Path, annotation: Annotation, what: 
         np.array(labels, np.int64),
         tuple(Column(column.name, column.values, column.numbers[rows]) for column in columns),
         groups,
+        loose,
     )
     return listing if len(kept) == len(taken) else listing.take(kept)
+
+
+def _loose(names: Sequence[str], every: Sequence[str], whole: str, root: Path) -> tuple[str, ...]:
+    """The videos that are not used because they lie in no class folder.
+
+    Raises:
+        UserError: that are more than those in class folders, so that these are probably no classes.
+    """
+    if len(every) == len(names):
+        return ()
+    loose = tuple(name for name in names if "/" not in name[len(whole) :])
+    if len(loose) > len(every):
+        raise UserError(
+            f"data.root {str(root)!r}: {len(loose)} of {len(names)} videos lie in no class folder (the first:"
+            f" {loose[0]!r}); set data.labels.by to none to use all without classes, or move them"
+        )
+    return loose
 
 
 def _labels(

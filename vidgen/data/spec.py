@@ -23,6 +23,7 @@ class DataSpec:
         attribute_names: names of the columns of ``attributes``; empty without attributes.
         attribute_values: for each column what its numbers 0, 1, ... stand for; empty for a column of plain numbers.
         width: width of the clips where they are no squares, pixels.
+        digest: of the lengths and labels of all videos, in order; the same seed draws the same clips where it is equal.
     """
 
     channels: int
@@ -36,6 +37,7 @@ class DataSpec:
     attribute_names: tuple[str, ...] = ()
     attribute_values: tuple[tuple[str, ...], ...] = ()
     width: int | None = None
+    digest: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, as saved in a checkpoint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from vidgen.atomic import atomic_file
 from vidgen.checkpoint import describe_model, read_checkpoint
 from vidgen.config import RunConfig, build_data, build_model, stage_dir
 from vidgen.config.run import LOGGERS
+from vidgen.data.spec import DataSpec
 from vidgen.distributed import gather_objects, world
 from vidgen.errors import UserError
 from vidgen.media import write_video
@@ -25,6 +28,8 @@ from vidgen.training.ema import ModuleAverage
 from vidgen.training.lightning import choose_strategy, quiet_lightning, take_over_manual_arguments
 from vidgen.training.monitor import IterationProgress, RunMonitor, SampleGrids
 from vidgen.training.random_state import RandomState, seed_globals
+
+_log = logging.getLogger("vidgen.training")
 
 
 @dataclass
@@ -103,6 +108,10 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
     data = build_data(run, batches)
     model.check_data(data.spec)
     resumed = check_resumable(resume, model) if resume else None
+    if resumed and (change := changed_data(resumed.get("data_spec"), data.spec)):
+        _tell(
+            f"{resume}: was trained on other data: {change}; from here on the run reads other clips than it would have"
+        )
     if init_from is not None and resumed is None:
         load_weights(model, init_from)
     if run.compile:
@@ -195,6 +204,26 @@ def check_resumable(path: Path, model: VideoModel) -> dict[str, Any]:
     if "optimizer_states" not in payload:
         raise UserError(f"{path}: has weights but no training state; use --init-from instead of --resume")
     return about
+
+
+def changed_data(saved: Mapping[str, Any] | None, spec: DataSpec) -> str:
+    """How the data differ from those that a checkpoint was trained on, in words; empty where the same clips are drawn.
+
+    Args:
+        saved: the checkpoint's ``data_spec``.
+        spec: of the data there are now.
+    """
+    before = DataSpec.from_dict(saved) if saved else spec
+    if not before.digest or before.digest == spec.digest:
+        return ""
+    if before.num_videos != spec.num_videos:
+        return f"{before.num_videos} videos, now {spec.num_videos}"
+    return "videos of other lengths or classes"
+
+
+@rank_zero_only
+def _tell(line: str) -> None:
+    _log.warning(line)
 
 
 def load_weights(model: VideoModel, path: Path) -> None:
