@@ -11,7 +11,7 @@ As many digits as in MNIST:
 
 Fewer, from fonts of one's own:
 
-    python tools/make_digits.py --out data/digits --num-train 1000 --num-test 100 --seed 1 --font Serif.ttf Hand.otf
+    python tools/make_digits.py --out data/few-digits --num-train 1000 --num-test 100 --seed 1 --font Serif.ttf Hand.otf
 """
 
 from __future__ import annotations
@@ -84,16 +84,17 @@ def prepare(args: argparse.Namespace) -> Report:
         args: of :func:`build_parser`.
 
     Raises:
-        UserError: a font cannot be used, or a number is below 1.
+        UserError: a font cannot be used, a number is below 1, or ``--out`` holds another data set.
     """
-    report = Report(args.out, how_to_use=f"name: moving_mnist\nroot: {args.out}\npart: train  # or test")
+    report = Report(args.out)
+    report.tell_config("moving_mnist", "part: train  # or test")
     numbers = {"train": args.num_train, "test": args.num_test}
     for part, number in numbers.items():
         if number < 1:
             raise UserError(f"--num-{part} is {number}; it must be at least 1")
     masters = [font_masters(font) for font in args.font or default_fonts()]
     options = {"num_train": args.num_train, "num_test": args.num_test, "seed": args.seed}
-    keep_options(args.out, **options, font=" ".join(args.font) or "default")
+    keep_options(args.out, *IDX_FILES.values(), **options, font=" ".join(args.font) or "default")
     for part, number in numbers.items():
         files = {content: args.out / IDX_FILES[part, content] for content in ("images", "labels")}
         if not all(path.exists() for path in files.values()):
@@ -183,7 +184,7 @@ def deform(master: Image.Image, shape: Sequence[float]) -> Image.Image:
 def fit(picture: Image.Image, size: float) -> Image.Image:
     """Crop to what is not black and resize its longer side to 17 (size 0) to 20 pixels (size 1)."""
     cropped = picture.crop(picture.getbbox())
-    side = SMALLEST_BOX + round(size * (BOX - SMALLEST_BOX))
+    side = min(SMALLEST_BOX + int(size * (BOX - SMALLEST_BOX + 1)), BOX)
     scale = side / max(cropped.size)
     width, height = (max(1, round(scale * length)) for length in cropped.size)
     return cropped.resize((width, height), Image.Resampling.BILINEAR)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -27,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
+from yaml import safe_load
 
 from vidgen.atomic import atomic_file, atomic_folder, write_error
 from vidgen.cli.main import Parser, explain
@@ -35,9 +38,6 @@ from vidgen.errors import UserError
 
 Frames = NDArray[np.uint8]
 How = Literal["link", "copy", "symlink"]
-
-OPTIONS_FILE = ".options"
-"""What a prepared data set was begun with."""
 
 
 def parser(prog: str, description: str, example: str) -> Parser:
@@ -58,22 +58,34 @@ def main(tool: Parser, prepare: Callable[[argparse.Namespace], Report], argv: Se
     """Parse, prepare, and say what was done or, in one line, what went wrong.
 
     Returns:
-        Exit status: 0 when it worked, 2 after an error of the user, 130 after an interrupt.
+        Exit status: 0 when it worked, 2 after an error of the user, 130 after an interrupt, 141 when nobody reads the
+        output any more, 143 after SIGTERM.
     """
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        print(prepare(tool.parse_args(argv)))
+        print(prepare(tool.parse_args(argv)), flush=True)
         return 0
     except SystemExit as stop:  # argparse after --help
         return stop.code if isinstance(stop.code, int) else 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"{tool.prog}: interrupted; run it again to go on", file=sys.stderr)
-        return 130
+        return 143 if stop.args == (signal.SIGTERM,) else 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return 141
     except Exception as error:
         message = explain(error)
         if message is None:
             raise
         print(f"{tool.prog}: error: {message}", file=sys.stderr)
         return 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not stop the clean-up
+    raise KeyboardInterrupt(signal.SIGTERM)
 
 
 @dataclass
@@ -101,6 +113,24 @@ class Report:
         self.skipped[str(path)] = reason
         tqdm.write(f"skipped {path}: {reason}", file=sys.stderr)
 
+    def first_of(self, parts: Collection[str]) -> str:
+        """The first of the parts that has got something; the first of all where none has."""
+        return next((part for part in parts if self.made.get(part)), next(iter(parts)))
+
+    def tell_config(self, name: str, *lines: str, parts: Collection[str] = ()) -> None:
+        """Set the config that reads the result.
+
+        Args:
+            name: the data set's name in ``data:``.
+            lines: more of its lines.
+            parts: folders of ``out`` to choose from; the first that was made is named.
+        """
+        root = str(self.out)
+        if not re.fullmatch(r"[\w./-]+", root) or safe_load(root) != root:  # 2024 would be a number
+            root = json.dumps(root, ensure_ascii=False)
+        split = [f"split: {{by: folder, folder: {self.first_of(parts)}}}"] if parts else []
+        self.how_to_use = "\n".join([f"name: {name}", f"root: {root}", *split, *lines])
+
     def __str__(self) -> str:
         counts = ", ".join(f"{number} in {part}" for part, number in self.made.items())
         lines = [f"wrote {self.out}: {counts or 'nothing'}"]
@@ -125,6 +155,42 @@ def require(path: Path, what: str, obtain: str) -> Path:
     if not path.exists():
         raise UserError(f"{str(path)!r} does not exist; it should be {what}. {obtain}")
     return path
+
+
+def apart(raw: Path, out: Path) -> None:
+    """Refuse to write into the raw download itself.
+
+    Args:
+        raw: the raw download.
+        out: where the prepared data set goes; it may lie in a folder of ``raw``.
+
+    Raises:
+        UserError: they are the same place.
+    """
+    if raw.resolve() == out.resolve():
+        raise UserError(f"--out {str(out)!r} is the raw download itself; choose another folder")
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and in all folders below it, also behind symbolic links, in a fixed order.
+
+    Each folder is visited once, by its own path before any link to it, so links that lead in a circle do no harm.
+
+    Args:
+        folder: where to look; what is found begins with it.
+    """
+    seen: set[str] = set()
+    waiting = [str(folder)]
+    for start in waiting:  # grows by the links that are met
+        for place_, folders, names in os.walk(start):
+            real = os.path.realpath(place_)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            waiting += [path for path in (os.path.join(place_, name) for name in folders) if os.path.islink(path)]
+            yield from (Path(place_, name) for name in sorted(names))
 
 
 def progress(items: Sequence, what: str) -> Iterator:
@@ -232,29 +298,34 @@ def write_frame(folder: Path, number: int, frame: Frames, quality: int | None = 
         image.save(folder / f"{number:05d}.jpg", quality=quality)
 
 
-def keep_options(out: Path, **options: object) -> None:
+def keep_options(out: Path, *names: str, **options: object) -> None:
     """Refuse to go on with other options in a folder that an earlier run began to fill.
 
     What is there is kept, so other options would mix two versions of the data set.
 
     Args:
         out: the prepared data set; the options are kept in a hidden file in it.
+        names: files that are going to be written; unless an earlier run began ``out``, they must not be there.
         options: name and value of each option that changes what is written.
 
     Raises:
-        UserError: the folder was begun with other options, or cannot be written to.
+        UserError: the folder was begun with other options, holds such a file, or cannot be written to.
     """
-    file = out / OPTIONS_FILE
+    file = out / ".options"
     lines = [f"{name}: {value}" for name, value in options.items()]
     if not file.exists():
+        for name in names:
+            if (out / name).exists():
+                raise UserError(f"{str(out)!r} holds {name} of unknown origin; choose another --out")
         with atomic_file(file) as opened:
             opened.write(("\n".join(lines) + "\n").encode())
         return
-    for line in read_lines(file):
+    before = read_lines(file)
+    for line in (line for line in [*before, *lines] if (line in before) != (line in lines)):
         name = line.partition(":")[0]
-        if line not in lines:
-            now = options.get(name)
-            raise UserError(f"{str(out)!r} was begun with {line}, this run has {now}; use the same or another --out")
+        now = f"has {options[name]}" if name in options else "without it"
+        begun = f"with {line}" if line in before else f"without {name}"
+        raise UserError(f"{str(out)!r} was begun {begun}, this run {now}; use the same or another --out")
 
 
 def unpack(archive: Path, folder: Path) -> Path:
@@ -289,8 +360,6 @@ def _extract(archive: Path, folder: Path) -> None:
             for name in packed.namelist():
                 _check_member(archive, name)
             packed.extractall(folder)
-    elif _starts_with(archive, b"PK\x03\x04"):
-        raise zipfile.BadZipFile("its end is missing")
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive) as tar:
             for member in tar:
@@ -299,12 +368,10 @@ def _extract(archive: Path, folder: Path) -> None:
             while tar.fileobj.read(2**20):  # the checksum of a gzip file is looked at when its end is read
                 pass
     else:
+        with open(archive, "rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                raise zipfile.BadZipFile("its end is missing")
         raise UserError(f"{str(archive)!r} is no zip or tar archive; unpack it yourself and give the folder")
-
-
-def _starts_with(path: Path, start: bytes) -> bool:
-    with open(path, "rb") as file:
-        return file.read(len(start)) == start
 
 
 def _check_member(archive: Path, name: str) -> None:
@@ -379,7 +446,7 @@ def find_raw(raw: Path, pattern: re.Pattern[str], archives: Sequence[str], repor
             report.skip(raw / name, f"it is a damaged zip archive ({error}); get it anew")
             continue
         found |= {PurePosixPath(member).name: RawFile(raw / name, member) for member in members}
-    for path in raw.rglob("*"):
+    for path in files_below(raw):
         if pattern.fullmatch(path.name) and path.is_file():
             found[path.name] = RawFile(path)
     return dict(sorted(found.items()))

@@ -27,6 +27,7 @@ models that were trained on that:
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import tarfile
@@ -37,7 +38,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from preparation import Frames, Report, keep_options, main, parser, progress, require, write_frame_folder
+from preparation import (
+    Frames,
+    Report,
+    apart,
+    files_below,
+    keep_options,
+    main,
+    parser,
+    progress,
+    require,
+    write_frame_folder,
+)
 from tfrecord import DamagedRecord, Feature, parse_example, records
 
 from vidgen.atomic import atomic_file
@@ -106,6 +118,7 @@ def prepare(args: argparse.Namespace) -> Report:
     Raises:
         UserError: the raw data are not there, or nothing could be read.
     """
+    apart(args.raw, args.out)
     report = Report(args.out)
     shards = find_shards(args.raw, report)
     keep_options(args.out, camera=args.camera, stretch=args.stretch)
@@ -117,8 +130,7 @@ def prepare(args: argparse.Namespace) -> Report:
             _prepare_shard(shard, args, table, report)
         if not report.made:
             raise UserError(f"{str(args.raw)!r} holds no record that can be read. {OBTAIN}")
-    parts = [part for part in PARTS if part in report.made]
-    report.how_to_use = f"name: frame_folder\nroot: {args.out}\nsplit: {{by: folder, folder: {parts[0]}}}"
+    report.tell_config("frame_folder", parts=PARTS)
     return report
 
 
@@ -139,8 +151,12 @@ def find_shards(raw: Path, report: Report) -> list[Shard]:
         for member in _members(archive, report):
             _add(found, f"{archive}:{member.name}", member.name, archive, member)
     if raw.is_dir():
-        for path in raw.rglob("*.tfrecords"):
-            _add(found, str(path), path.resolve().as_posix(), path, None)
+        for path in files_below(raw):
+            # The name of a link counts, not that of what it leads to, unless --raw itself is a link of another name.
+            spelt = os.path.abspath(path)
+            if not _NAME.fullmatch(spelt):
+                spelt = os.path.join(os.path.realpath(path.parent), path.name)
+            _add(found, str(path), spelt, path, None)
     if not found:
         raise UserError(
             f"{str(raw)!r} holds neither bair_robot_pushing_dataset_v0.tar nor files as "

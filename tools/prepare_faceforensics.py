@@ -3,28 +3,29 @@
 Both are given out by their authors' download script, for which access is asked at
 https://github.com/ondyari/FaceForensics.
 
-FaceForensics (``--edition 2018``) has 704 videos for training, 150 for validation and 150 for testing, the self-
-reenactment download being ::
+FaceForensics (``--edition 2018``) has, according to its paper, 704 videos for training, 150 for validation and 150 for
+testing, the self-reenactment download being ::
 
     FaceForensics_compressed/{train,val,test}/{original,mask,altered}/<target id>_<n>_<source id>_<n>.avi
 
 Only ``original`` and, for crops, ``mask`` are needed. The masks are white except for the face. Crops of 256 x 256
-pixels around the face, taken for each frame alone as in TGANv2, MoCoGAN-HD and StyleGAN-V, lossless::
+pixels around the face, taken for each frame alone, which is StyleGAN-V's default, lossless::
 
     python tools/prepare_faceforensics.py --raw FaceForensics_compressed --out data/faceforensics_256
 
 The same as JPEG files (StyleGAN-V asks for quality 95 by an argument that Pillow ignores, and so writes quality 75)::
 
-    python tools/prepare_faceforensics.py --raw FaceForensics_compressed --out data/faceforensics --jpeg-quality 75
+    python tools/prepare_faceforensics.py --raw FaceForensics_compressed --out data/faceforensics-jpeg --jpeg-quality 75
 
-Crops that do not shake, one box for all frames of a video, smaller, and of the training videos only::
+Crops that do not shake, one box for all frames of a video (StyleGAN-V's ``--wide_crop``), smaller, and of the training
+videos only::
 
     python tools/prepare_faceforensics.py --raw FaceForensics_compressed --out data/faceforensics_128 --crop stable \\
         --resolution 128 --parts train
 
 Whole frames, the video files as they are::
 
-    python tools/prepare_faceforensics.py --raw FaceForensics_compressed --out data/faceforensics --crop none
+    python tools/prepare_faceforensics.py --raw FaceForensics_compressed --out data/faceforensics-whole --crop none
 
 The rows and columns of the face are those in which the mean of 255 - mask, summed over the three colours, exceeds 5.
 The box goes from the first to the last of them, without the last, and is widened along its shorter side to a square. A
@@ -33,7 +34,8 @@ are lost or stretched). Crops are resized with Pillow's Lanczos filter, StyleGAN
 not smooth before it shrinks. Where a video and its mask differ in length, the shorter one counts.
 
 FaceForensics++ (``--edition plusplus``) has 1000 original videos, ``original_sequences/youtube/c23/videos/000.mp4`` to
-``999.mp4``. The split is that of ``train.json``, ``val.json`` and ``test.json``, 720, 140 and 140 videos, from
+``999.mp4``. The split is that of ``train.json``, ``val.json`` and ``test.json`` (720, 140 and 140 videos according to
+its paper) from
 https://github.com/ondyari/FaceForensics/tree/master/dataset/splits. The video files as they are::
 
     python tools/prepare_faceforensics.py --edition plusplus --raw FaceForensics++ --splits splits --out data/ffpp
@@ -51,7 +53,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from preparation import Frames, Report, keep_options, main, parser, place_video, progress, require, write_frame_folder
+from preparation import (
+    Frames,
+    Report,
+    apart,
+    keep_options,
+    main,
+    parser,
+    place_video,
+    progress,
+    require,
+    write_frame_folder,
+)
 
 from vidgen.cli.main import Parser
 from vidgen.data.decoding import Unreadable, frames_of
@@ -98,8 +111,8 @@ def prepare(args: argparse.Namespace) -> Report:
     """
     crop = _check(args)
     raw = require(args.raw, "the download of FaceForensics", OBTAIN)
-    layout = "video_folder" if crop == "none" else "frame_folder"
-    report = Report(args.out, how_to_use=f"name: {layout}\nroot: {args.out}\nsplit: {{by: folder, folder: train}}")
+    apart(raw, args.out)
+    report = Report(args.out)
     folders = _folders_2018(raw, args.parts, crop) if args.edition == "2018" else {}
     videos = _videos_plusplus(args, report) if args.edition == "plusplus" else _videos(folders)
     keep_options(
@@ -113,6 +126,7 @@ def prepare(args: argparse.Namespace) -> Report:
             report.count(part)
     if not report.made:
         raise UserError(f"{str(raw)!r} holds no video that can be used. {OBTAIN}")
+    report.tell_config("video_folder" if crop == "none" else "frame_folder", parts=PARTS)
     return report
 
 

@@ -21,14 +21,27 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
-from preparation import How, Report, main, parser, place_video, progress, require
+from preparation import (
+    How,
+    Report,
+    apart,
+    files_below,
+    keep_options,
+    main,
+    parser,
+    place_video,
+    progress,
+    require,
+)
 
 from vidgen.atomic import atomic_file
 from vidgen.errors import UserError
@@ -62,13 +75,18 @@ def prepare(args: argparse.Namespace) -> Report:
         args: of :func:`build_parser`.
 
     Raises:
-        UserError: there are no annotations or none of the clips, or an annotation is not as it should be.
+        UserError: there are no annotations or none of the clips, an annotation is not as it should be, or ``--out`` was
+            begun with other annotations.
     """
-    report = Report(args.out, how_to_use=_how_to_use(args.out))
+    apart(args.raw, args.out)
+    report = Report(args.out)
     require(args.raw, "the folder with Kinetics's clips", SITE)
     files = given_annotations(args.csv) if args.csv else find_annotations(args.raw, report)
     annotations = {part: read_annotations(path) for part, path in files.items()}
     clips = find_clips(args.raw, args.out)
+    if not any(name in clips for rows in annotations.values() for _, name in rows):
+        raise _nothing(args.raw)
+    keep_options(args.out, **{part: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for part, path in files.items()})
     missing = []
     for part, rows in annotations.items():
         for class_name, name in progress(rows, part):
@@ -78,9 +96,14 @@ def prepare(args: argparse.Namespace) -> Report:
             elif place_video(source, args.out / part / class_name / source.name, args.how, report):
                 report.count(part)
     if not report.made:
-        raise UserError(f"{str(args.raw)!r} holds none of the annotated clips that can be used. {SITE}")
+        raise _nothing(args.raw)
     _list_missing(missing, report)
+    report.tell_config("video_folder", parts=PARTS)
     return report
+
+
+def _nothing(raw: Path) -> UserError:
+    return UserError(f"{str(raw)!r} holds none of the annotated clips that can be used. {SITE}")
 
 
 def given_annotations(given: Sequence[str]) -> dict[str, Path]:
@@ -182,8 +205,13 @@ def find_clips(raw: Path, out: Path) -> dict[str, list[Path]]:
     """
     found: dict[str, list[Path]] = defaultdict(list)
     out = out.resolve()
-    for path in raw.resolve().rglob("*"):
-        if path.suffix.lower() in SUFFIXES and CLIP.fullmatch(path.stem) and not path.is_relative_to(out):
+
+    @cache
+    def is_output(folder: Path) -> bool:  # a clip itself may be a link that leads out of it
+        return folder.resolve().is_relative_to(out)
+
+    for path in files_below(raw):
+        if path.suffix.lower() in SUFFIXES and CLIP.fullmatch(path.stem) and not is_output(path.parent):
             found[path.stem].append(path)
     return found
 
@@ -217,10 +245,6 @@ def _list_missing(missing: Sequence[str], report: Report) -> None:
         number = sum(line.startswith(f"{part}/") for line in missing)
         if number:
             report.skip(f"{number} of {part}", f"annotated but not there; {str(path)!r} lists them")
-
-
-def _how_to_use(out: Path) -> str:
-    return f"name: video_folder\nroot: {out}\nsplit: {{by: folder, folder: train}}  # or val, test"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Prepare the KTH human action data set (Schüldt, Laptev and Caputo, ICPR 2004).
 
 25 persons do 6 actions in 4 scenes, filmed in grey at 25 frames a second and 160×120 pixels: 599 videos, for
-person13_handclapping_d3 does not exist. The raw data are walking.zip, jogging.zip, running.zip, boxing.zip,
-handwaving.zip and handclapping.zip, zipped or unpacked, and 00sequences.txt, which says at which frames each action
-begins and ends (about four sub-sequences a video, with the empty frames between them left out). They must be obtained
-from https://www.csc.kth.se/cvap/actions/.
+person13_handclapping_d3 does not exist, and person01_boxing_d4 is known to be corrupt in copies in circulation. The raw
+data are walking.zip, jogging.zip, running.zip, boxing.zip, handwaving.zip and handclapping.zip, zipped or unpacked, and
+00sequences.txt, which says at which frames each action begins and ends (about four sub-sequences a video, with the
+empty frames between them left out). They must be obtained from https://www.csc.kth.se/cvap/actions/.
 
 As SVG (Denton and Fergus, ICML 2018) has it: sub-sequences, squeezed to a square, persons 1 to 20 train, 21 to 25 test:
 
@@ -16,11 +16,13 @@ In the larger of its resolutions:
 
 The parts of the data set's authors, the middle of each frame, whole videos:
 
-    python tools/prepare_kth.py --raw downloads/kth --out data/kth --split original --resize crop --sequences off
+    python tools/prepare_kth.py --raw downloads/kth --out data/kth-original --split original --resize crop \\
+        --sequences off
 
 Frames as they were filmed, one part, some actions only:
 
-    python tools/prepare_kth.py --raw downloads/kth --out data/kth --split none --resize none --actions walking running
+    python tools/prepare_kth.py --raw downloads/kth --out data/kth-raw --split none --resize none \\
+        --actions walking running
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from preparation import (
     Frames,
     RawFile,
     Report,
+    apart,
     find_actions,
     keep_options,
     main,
@@ -52,6 +55,7 @@ from vidgen.data.decoding import Unreadable, frames_of
 from vidgen.errors import UserError
 
 ACTIONS = ("boxing", "handclapping", "handwaving", "jogging", "running", "walking")
+ATTRIBUTES = "attributes: {pattern: 'person(?P<identity>[0-9]+)_(?P<action>[a-z]+)_d(?P<scene>[1-4])'}"
 OBTAIN = "Get it from https://www.csc.kth.se/cvap/actions/"
 
 SPLITS: dict[str, dict[str, tuple[int, ...]]] = {
@@ -104,6 +108,7 @@ def prepare(args: argparse.Namespace) -> Report:
         UserError: the raw data are not there, nothing could be read, or the options do not fit together.
     """
     resolution = _resolution(args)
+    apart(args.raw, args.out)
     report = Report(args.out)
     require(args.raw, "the raw download", OBTAIN)
     listed = read_sequences(args.raw / "00sequences.txt") if args.sequences == "on" else None
@@ -123,7 +128,7 @@ def prepare(args: argparse.Namespace) -> Report:
             report.skip(f"{video}_uncomp.avi", "00sequences.txt lists it, but it is not there")
     if not report.made:
         raise UserError(f"no video in {str(args.raw)!r} can be read. {OBTAIN}")
-    report.how_to_use = how_to_use(args.out, args.split)
+    report.tell_config("frame_folder", "fps: 25", ATTRIBUTES, parts=[part for part in SPLITS[args.split] if part])
     return report
 
 
@@ -233,15 +238,6 @@ def resized(frame: Frames, resolution: int, crop: bool) -> Frames:
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side) if crop else None
     return np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box))
-
-
-def how_to_use(out: Path, split: str) -> str:
-    """The ``data:`` section that reads the result."""
-    pattern = "person(?P<identity>[0-9]+)_(?P<action>[a-z]+)_d(?P<scene>[1-4])"
-    lines = ["name: frame_folder", f"root: {out}", "fps: 25"]
-    if split != "none":
-        lines.append("split: {by: folder, folder: train}")
-    return "\n".join([*lines, f"attributes: {{pattern: '{pattern}'}}"])
 
 
 if __name__ == "__main__":

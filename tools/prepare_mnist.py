@@ -1,7 +1,7 @@
 """Checks MNIST's four files and unpacks them.
 
 MNIST is 60,000 training and 10,000 test digits, 28 x 28 pixels, from handwriting. Obtain it at
-http://yann.lecun.com/exdb/mnist/ (a mirror: https://ossci-datasets.s3.amazonaws.com/mnist/): ``train-images``,
+https://ossci-datasets.s3.amazonaws.com/mnist/, a mirror of http://yann.lecun.com/exdb/mnist/: ``train-images``,
 ``train-labels``, ``t10k-images``, ``t10k-labels``, each ``-idx3-ubyte.gz`` or ``-idx1-ubyte.gz``, into one folder,
 packed or unpacked (some programs unpack them as ``train-images.idx3-ubyte``):
 
@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from preparation import Report, main, parser
+from preparation import Report, apart, keep_options, main, parser
 
 from vidgen.atomic import atomic_file
 from vidgen.data.moving_mnist import IDX_FILES, read_idx, write_idx
 from vidgen.errors import UserError
 
 SITE = (
-    "Obtain it at http://yann.lecun.com/exdb/mnist/ or its mirror https://ossci-datasets.s3.amazonaws.com/mnist/"
+    "Obtain it at https://ossci-datasets.s3.amazonaws.com/mnist/, a mirror of http://yann.lecun.com/exdb/mnist/"
     " (train-images-idx3-ubyte.gz and three more)"
 )
 MD5 = {
@@ -55,28 +55,59 @@ def prepare(args: argparse.Namespace) -> Report:
         args: of :func:`build_parser`.
 
     Raises:
+        UserError: a file is missing, neither part can be used, or ``--out`` holds another data set.
+    """
+    apart(args.raw, args.out)
+    report = Report(args.out)
+    parts = read_parts(args.raw, args.any_content, report)
+    contents = {name: write_idx(array) for arrays in parts.values() for name, array in arrays.items()}
+    digest = hashlib.sha256(b"".join(contents.values())).hexdigest()
+    keep_options(args.out, *IDX_FILES.values(), content=digest[:16])
+    for name, content in contents.items():
+        if not (args.out / name).exists():
+            with atomic_file(args.out / name) as file:
+                file.write(content)
+    for part, arrays in parts.items():
+        report.count(part, len(arrays[IDX_FILES[part, "images"]]))
+    report.tell_config("moving_mnist", part_line(report))
+    return report
+
+
+def read_parts(raw: Path, any_content: bool, report: Report) -> dict[str, dict[str, NDArray[np.uint8]]]:
+    """Read and check the four files.
+
+    Args:
+        raw: the download.
+        any_content: say nothing where they are not MNIST's own.
+        report: takes a part that cannot be used.
+
+    Returns:
+        Part -> MNIST's name of a file -> its contents, for each part that can be used.
+
+    Raises:
         UserError: a file is missing, or neither part can be used.
     """
-    report = Report(args.out, how_to_use=f"name: moving_mnist\nroot: {args.out}\npart: train  # or test")
-    files = {key: find_file(args.raw, name) for key, name in IDX_FILES.items()}
+    files = {key: find_file(raw, name) for key, name in IDX_FILES.items()}
+    parts = {}
     for part in NUMBER:
-        names = {content: IDX_FILES[part, content] for content in ("images", "labels")}
+        names = {IDX_FILES[part, content]: files[part, content] for content in ("images", "labels")}
         try:
-            arrays = {name: read_idx(files[part, content]) for content, name in names.items()}
-            check_part(*(files[part, content] for content in names), *arrays.values())
+            arrays = {name: read_idx(path) for name, path in names.items()}
+            check_part(*names.values(), *arrays.values())
         except UserError as error:
             report.skip(part, str(error))
             continue
-        if not args.any_content:
-            note_foreign(part, {name: files[part, content] for content, name in names.items()}, arrays)
-        for name, array in arrays.items():
-            if not (args.out / name).exists():
-                with atomic_file(args.out / name) as file:
-                    file.write(write_idx(array))
-        report.count(part, len(arrays[names["images"]]))
-    if not report.made:
-        raise UserError(f"{str(args.raw)!r}: neither part can be used. {SITE}")
-    return report
+        if not any_content:
+            note_foreign(part, names, arrays)
+        parts[part] = arrays
+    if not parts:
+        raise UserError(f"{str(raw)!r}: neither part can be used. {SITE}")
+    return parts
+
+
+def part_line(report: Report) -> str:
+    """The line of a config that chooses the part."""
+    return f"part: {report.first_of(NUMBER)}" + ("  # or test" if len(report.made) == 2 else "")
 
 
 def find_file(raw: Path, name: str) -> Path:
@@ -108,7 +139,7 @@ def check_part(images_file: Path, labels_file: Path, images: NDArray[np.uint8], 
     Raises:
         UserError: they are of other shapes or values.
     """
-    if images.ndim != 3 or images.shape[1:] != (28, 28) or not len(images):
+    if images.shape[1:] != (28, 28) or not len(images):
         raise UserError(f"{str(images_file)!r} holds an array of shape {images.shape}; it should be N x 28 x 28")
     if labels.shape != images.shape[:1]:
         raise UserError(

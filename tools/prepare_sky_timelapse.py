@@ -1,6 +1,7 @@
 """Prepare Sky Time-lapse, the time-lapse videos of skies of Xiong et al. (MDGAN, CVPR 2018).
 
-The data set has 2392 short videos for training and 225 for testing, cut out of 997 and 111 long videos from YouTube.
+According to the data set's readme, it has 2392 short videos for training and 225 for testing, cut out of 997 and 111
+long videos from YouTube.
 Frames are JPEG files of 640 x 360 pixels. Obtain ``sky_timelapse.zip`` from the page of its authors,
 https://github.com/weixiong-ur/mdgan; it holds ::
 
@@ -17,7 +18,7 @@ The frames as they are, without any copy where the file system has hard links::
 
 From the archive itself, which is unpacked into a hidden folder of ``--out``::
 
-    python tools/prepare_sky_timelapse.py --raw sky_timelapse.zip --out data/sky_timelapse
+    python tools/prepare_sky_timelapse.py --raw sky_timelapse.zip --out data/sky_timelapse_unpacked
 
 At 256 x 256 pixels, the shorter side resized with Lanczos and the centre cropped as in StyleGAN-V's converters,
 lossless or as JPEG files (those ask for quality 95 by an argument that Pillow ignores, and so write quality 75)::
@@ -40,6 +41,7 @@ from preparation import (
     Frames,
     How,
     Report,
+    apart,
     keep_options,
     main,
     parser,
@@ -83,15 +85,17 @@ def prepare(args: argparse.Namespace) -> Report:
     """
     _check(args)
     raw = require(args.raw, "the folder or archive of Sky Time-lapse", OBTAIN)
+    apart(raw, args.out)
     root = _root(unpack(raw, args.out / ".raw") if raw.is_file() else raw)
     keep_options(args.out, resolution=args.resolution, jpeg_quality=args.jpeg_quality)
-    report = Report(args.out, how_to_use=f"name: frame_folder\nroot: {args.out}\nsplit: {{by: folder, folder: train}}")
+    report = Report(args.out)
     for part, folder in PARTS.items():
         for video in progress(short_videos(require(root / folder, f"the {part} videos", OBTAIN)), part):
             if _prepare_video(video, args.out / part / video_name(video), args, report):
                 report.count(part)
     if not report.made:
         raise UserError(f"{str(root)!r} holds no video that can be used. {OBTAIN}")
+    report.tell_config("frame_folder", parts=PARTS)
     return report
 
 

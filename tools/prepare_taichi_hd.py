@@ -35,7 +35,7 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image
-from preparation import Frames, Report, keep_options, main, parser, progress, read_lines, require, write_frame
+from preparation import Frames, Report, apart, keep_options, main, parser, progress, read_lines, require, write_frame
 
 from vidgen.atomic import atomic_file, atomic_folder
 from vidgen.cli.main import Parser
@@ -126,6 +126,7 @@ def prepare(args: argparse.Namespace) -> Report:
     if args.resolution < 1:
         raise UserError(f"--resolution is {args.resolution}; it must be at least 1")
     raw = require(args.raw, "the folder of YouTube videos", f"{METADATA} has a script that downloads them")
+    apart(raw, args.out)
     table = args.metadata or raw / "taichi-metadata.csv"
     clips = read_clips(require(table, "the table of clips", f"Get it from {METADATA}"))
     keep_options(args.out, resolution=args.resolution)
@@ -136,11 +137,12 @@ def prepare(args: argparse.Namespace) -> Report:
     _list_missing(args.out / "missing.txt", [name for name in by_video if name not in found], len(by_video))
     if not found:
         raise UserError(f"{str(raw)!r} holds no video of the metadata; it should hold <video id>.mp4 of YouTube videos")
-    report = Report(args.out, how_to_use=f"name: frame_folder\nroot: {args.out}\nsplit: {{by: folder, folder: train}}")
+    report = Report(args.out)
     for name in progress(list(found), "videos"):
         _prepare_video(found[name], by_video[name], args, report)
     if not report.made:
         raise UserError(f"none of the videos in {str(raw)!r} can be used; download them anew")
+    report.tell_config("frame_folder", parts=("train", "test"))
     return report
 
 

@@ -1,9 +1,10 @@
 """Lays UCF101 out as ``<part>/<class>/<video>``, by one of its official splits or as a whole.
 
-UCF101 is 13,320 videos of 101 actions, 320 x 240 pixels at 25 frames per second, from YouTube. Obtain it at
+UCF101 is 13,320 videos of 101 actions, 320 x 240 pixels at nominally 25 frames per second, from YouTube. Obtain it at
 https://www.crcv.ucf.edu/data/UCF101.php:
 
-* ``UCF101.rar``, unpacked into ``--raw`` with ``unrar x UCF101.rar``: a folder ``UCF-101`` with one folder per class;
+* ``UCF101.rar``, unpacked into ``--raw`` with ``unrar x UCF101.rar``: a folder ``UCF-101`` with one folder per class
+  (``--raw`` may also be this folder, with the lists in it or beside it);
 * ``UCF101TrainTestSplits-RecognitionTask.zip``, put into ``--raw`` as it is or unpacked (a folder
   ``ucfTrainTestlist``); not needed with ``--split none``.
 
@@ -27,12 +28,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
-from preparation import How, Report, keep_options, main, parser, place_video, progress, read_lines, require, unpack
+from preparation import (
+    How,
+    Report,
+    apart,
+    files_below,
+    keep_options,
+    main,
+    parser,
+    place_video,
+    progress,
+    read_lines,
+    require,
+    unpack,
+)
 
 from vidgen.errors import UserError
 
 SITE = "Obtain it at https://www.crcv.ucf.edu/data/UCF101.php"
 LISTS_ARCHIVE = "UCF101TrainTestSplits-RecognitionTask.zip"
+FOLDER_NAME = re.compile(r"ucf-?101", re.IGNORECASE)
 VIDEO_NAME = re.compile(r"v_(?P<name>[A-Za-z]+)_g\d\d_c\d\d\.avi", re.IGNORECASE)
 
 
@@ -55,7 +70,8 @@ def prepare(args: argparse.Namespace) -> Report:
     Raises:
         UserError: the raw download is incomplete, or none of its videos can be used.
     """
-    report = Report(args.out, how_to_use=_how_to_use(args.out, args.split))
+    apart(args.raw, args.out)
+    report = Report(args.out)
     videos = find_videos(args.raw)
     parts = {"train": class_of_each(videos)} if args.split == "none" else official_parts(args.raw, args.split)
     keep_options(args.out, split=args.split)
@@ -69,6 +85,7 @@ def prepare(args: argparse.Namespace) -> Report:
         report.skip(videos[name], f"no list of split {args.split} names it")
     if not report.made:
         raise UserError(f"{str(args.raw)!r}: none of the videos can be used; unpack UCF101.rar anew. {SITE}")
+    report.tell_config("video_folder", parts=parts)
     return report
 
 
@@ -84,11 +101,13 @@ def find_videos(raw: Path) -> dict[str, Path]:
     Raises:
         UserError: there are none.
     """
-    folders = [raw / name for name in ("UCF-101", "UCF101") if (raw / name).is_dir()]
+    folders = [path for path in sorted(raw.glob("*")) if FOLDER_NAME.fullmatch(path.name) and path.is_dir()]
+    if not folders and any(VIDEO_NAME.fullmatch(path.name) for path in raw.glob("*/*")):
+        folders = [raw]
     if not folders and (raw / "UCF101.rar").is_file():
         raise UserError(f"{str(raw / 'UCF101.rar')!r} is still packed; unpack it there with: unrar x UCF101.rar")
     folder = folders[0] if folders else require(raw / "UCF-101", "UCF101's folder of videos", SITE)
-    videos = {path.name.lower(): path for path in sorted(folder.rglob("*")) if VIDEO_NAME.fullmatch(path.name)}
+    videos = {path.name.lower(): path for path in sorted(files_below(folder)) if VIDEO_NAME.fullmatch(path.name)}
     if not videos:
         raise UserError(f"{str(folder)!r} holds no video v_<class>_g01_c01.avi; it should be UCF101's folder. {SITE}")
     return videos
@@ -125,14 +144,17 @@ def official_parts(raw: Path, split: str) -> dict[str, dict[str, str]]:
 
 @contextmanager
 def _lists(raw: Path) -> Iterator[Path]:
-    folder, archive = raw / "ucfTrainTestlist", raw / LISTS_ARCHIVE
-    if folder.is_dir():
-        yield folder
-        return
+    for place_ in (raw, raw.absolute().parent) if FOLDER_NAME.fullmatch(raw.absolute().name) else (raw,):
+        folder, archive = place_ / "ucfTrainTestlist", place_ / LISTS_ARCHIVE
+        if folder.is_dir():
+            yield folder
+            return
+        if archive.is_file():
+            break
     what = f"the official lists, or {LISTS_ARCHIVE} beside it"
     require(archive if archive.is_file() else folder, what, SITE)
-    with tempfile.TemporaryDirectory() as place_:
-        unpacked = unpack(archive, Path(place_) / "lists")
+    with tempfile.TemporaryDirectory() as temporary:
+        unpacked = unpack(archive, Path(temporary) / "lists")
         yield next((path.parent for path in sorted(unpacked.rglob("classInd.txt"))), unpacked)
 
 
@@ -166,11 +188,6 @@ def _members(path: Path, classes: dict[str, tuple[int, str]]) -> dict[str, str]:
 
 def _bad_line(path: Path, line: str, right: str) -> UserError:
     return UserError(f"{str(path)!r}: line {line!r} should be like {right!r}; it is not the original. {SITE}")
-
-
-def _how_to_use(out: Path, split: str) -> str:
-    text = f"name: video_folder\nroot: {out}\nsplit: {{by: folder, folder: train}}"
-    return text if split == "none" else f"{text}  # or test"
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ Frames as they were filmed, no parts:
 As for VideoVAE (He et al., ECCV 2018): each frame cropped to the person, the first two thirds of each video to train
 on and the last third to test with:
 
-    python tools/prepare_weizmann.py --raw downloads/weizmann --out data/weizmann --crop person --split time
+    python tools/prepare_weizmann.py --raw downloads/weizmann --out data/weizmann-person --crop person --split time
 
 Persons to test with that were never seen in training, in another resolution, some actions only:
 
-    python tools/prepare_weizmann.py --raw downloads/weizmann --out data/weizmann --crop person --resolution 128 \\
-        --split person --test-persons moshe shahar --actions wave1 wave2 jack bend
+    python tools/prepare_weizmann.py --raw downloads/weizmann --out data/weizmann-unseen --crop person \\
+        --resolution 128 --split person --test-persons moshe shahar --actions wave1 wave2 jack bend
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from preparation import (
     Frames,
     RawFile,
     Report,
+    apart,
     find_actions,
     keep_options,
     main,
@@ -55,6 +56,7 @@ from vidgen.errors import UserError
 PERSONS = ("daria", "denis", "eli", "ido", "ira", "lena", "lyova", "moshe", "shahar")
 ACTIONS = ("bend", "jack", "jump", "pjump", "run", "side", "skip", "walk", "wave1", "wave2")
 MASKS = "classification_masks.mat"
+ATTRIBUTES = "attributes: {pattern: '(?P<action>[a-z]+[12]?)/(?P<identity>[a-z]+)_'}"
 OBTAIN = "Get it from https://www.wisdom.weizmann.ac.il/~vision/SpaceTimeActions.html"
 
 # wave1 and wave2 are two actions, while run1 and run2 are one action done twice
@@ -97,6 +99,7 @@ def prepare(args: argparse.Namespace) -> Report:
         UserError: the raw data are not there, nothing could be read, or the options do not fit together.
     """
     resolution = _check(args)
+    apart(args.raw, args.out)
     report = Report(args.out)
     require(args.raw, "the raw download", OBTAIN)
     masks = read_masks(args.raw / MASKS) if args.crop == "person" else None
@@ -109,7 +112,7 @@ def prepare(args: argparse.Namespace) -> Report:
         _prepare_video(args, resolution, name, file, masks, report)
     if not report.made:
         raise UserError(f"no video in {str(args.raw)!r} can be read. {OBTAIN}")
-    report.how_to_use = how_to_use(args.out, args.split)
+    report.tell_config("frame_folder", ATTRIBUTES, parts=() if args.split == "none" else ("train", "test"))
     return report
 
 
@@ -246,14 +249,6 @@ def padded_crop(frame: Frames, mask: NDArray[np.bool_], resolution: int) -> Fram
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = person
     return np.asarray(Image.fromarray(square).resize((resolution, resolution), Image.Resampling.BILINEAR))
-
-
-def how_to_use(out: Path, split: str) -> str:
-    """The ``data:`` section that reads the result."""
-    lines = ["name: frame_folder", f"root: {out}"]
-    if split != "none":
-        lines.append("split: {by: folder, folder: train}")
-    return "\n".join([*lines, "attributes: {pattern: '(?P<action>[a-z]+[12]?)/(?P<identity>[a-z]+)_'}"])
 
 
 if __name__ == "__main__":

@@ -170,3 +170,104 @@ def test_a_font_without_digits_is_refused(tmp_path, capsys):
     path = str(Path(SANS).with_name("STIXSizOneSymReg.ttf"))
     assert run(tmp_path / "out", font=path) == 2
     assert error(capsys) == f"--font {path!r} has no pictures of the digits 0 to 9; give another one"
+
+
+def test_what_is_random_about_a_digit_is_independent(monkeypatch):
+    seen = []
+
+    def deform(master, shape):
+        seen.append([*master, *shape])
+        return master
+
+    def fit(master, size):
+        seen[-1].append(size)
+
+    monkeypatch.setattr(make_digits, "deform", deform)
+    monkeypatch.setattr(make_digits, "fit", fit)
+    monkeypatch.setattr(make_digits, "centre", lambda picture: np.zeros((28, 28), np.uint8))
+    masters = [[[(font, digit, stroke) for stroke in range(4)] for digit in range(10)] for font in range(3)]
+    _, labels = make_digits.draw_digits(masters, 3000, 0)
+    columns = np.array(seen, float).T  # font, digit, stroke, three of shape, size
+    assert columns[1].tolist() == labels.tolist()
+    for column, number in zip(columns[:3], (3, 10, 4), strict=True):
+        assert np.bincount(column.astype(int)).size == number
+        assert np.bincount(column.astype(int)).min() > 0.75 * 3000 / number
+    assert columns[3:].min() >= 0 and columns[3:].max() < 1
+    assert (columns[3:].min(axis=1) < 0.01).all() and (columns[3:].max(axis=1) > 0.99).all()
+    assert np.abs(np.corrcoef(columns) - np.eye(7)).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("shape", "x", "y"),
+    [((1, 0.5, 0.5), 50 * 0.98007 + 50 * 0.19867, 50 * 0.19867 - 50 * 0.98007), ((0.5, 1, 0.5), 37.5, -50),
+     ((0.5, 0.5, 1), 50 * 1.07788, -50 / 1.07788), ((0.5, 0, 0.5), 62.5, -50)],
+)  # fmt: skip
+def test_a_point_goes_where_it_should(shape, x, y):
+    field = Image.new("L", (200, 200))
+    field.paste(255, (146, 46, 154, 54))  # about 50 to the right of the middle and 50 above
+    pixels = np.asarray(make_digits.deform(field, shape), float)
+    position = np.arange(200) + 0.5 - 100
+    found = (pixels.sum(0) * position).sum() / pixels.sum(), (pixels.sum(1) * position).sum() / pixels.sum()
+    assert found == pytest.approx((x, y), abs=0.6)
+
+
+@pytest.mark.parametrize(
+    ("size", "longer"), [(0, 17), (0.24, 17), (0.26, 18), (0.49, 18), (0.5, 19), (0.76, 20), (0.99, 20), (1, 20)]
+)
+def test_the_longer_side(size, longer):
+    for width, height in ((60, 30), (30, 60)):
+        picture = Image.new("L", (200, 200))
+        picture.paste(255, (20, 20, 20 + width, 20 + height))
+        fitted = make_digits.fit(picture, size)
+        assert max(fitted.size) == longer and min(fitted.size) == round(longer / 2)
+
+
+def test_edges_are_smooth():
+    master = make_digits.font_masters(SANS)[1][0].point(lambda value: 255 * (value > 127))
+    assert len(np.unique(np.asarray(make_digits.deform(master, (1, 1, 1))))) > 20
+    assert len(np.unique(np.asarray(make_digits.fit(master, 1)))) > 5
+
+
+def test_strengths_differ():
+    sums = [[np.asarray(one, float).sum() for one in row] for row in make_digits.font_masters(SANS)]
+    assert (np.diff(sums, axis=1) > 0).all()
+
+
+def test_as_many_as_in_mnist_by_default():
+    args = make_digits.build_parser().parse_args(["--out", "x"])
+    assert (args.num_train, args.num_test, args.seed) == (60000, 10000, 0)
+    assert len(set(make_digits.default_fonts())) == 14
+
+
+def test_train_and_test_differ(tmp_path):
+    assert run(tmp_path, "--num-test", "30") == 0
+    assert not np.array_equal(read_idx(tmp_path / "t10k-labels-idx1-ubyte"), digits(tmp_path)[1])
+
+
+def test_other_fonts_do_not_go_into_the_same_folder(tmp_path, capsys):
+    assert run(tmp_path) == 0
+    assert run(tmp_path, font=STIX) == 2
+    assert "was begun with font: " in capsys.readouterr().err
+
+
+def test_digits_and_mnist_are_not_mixed(tmp_path, made, capsys):
+    import prepare_mnist
+
+    def mnist(out: Path) -> int:
+        arguments = ["--raw", str(made), "--out", str(out), "--any-content"]
+        return main(prepare_mnist.build_parser(), prepare_mnist.prepare, arguments)
+
+    assert mnist(tmp_path / "mnist") == 0
+    assert run(tmp_path / "digits") == 0
+    capsys.readouterr()
+    assert run(tmp_path / "mnist") == 2
+    assert error(capsys).startswith(f"'{tmp_path}/mnist' was begun with content: ")
+    assert mnist(tmp_path / "digits") == 2
+    assert f"'{tmp_path}/digits' was begun with num_train: 30, this run without it;" in capsys.readouterr().err
+
+
+def test_files_of_unknown_origin_are_kept(tmp_path, capsys):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"MNIST")
+    assert run(tmp_path) == 2
+    assert error(capsys) == f"'{tmp_path}' holds train-images-idx3-ubyte of unknown origin; choose another --out"
+    assert contents(tmp_path) == {"train-images-idx3-ubyte": b"MNIST"}

@@ -6,6 +6,8 @@ import argparse
 import errno
 import io
 import os
+import signal
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -17,12 +19,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from yaml import safe_load
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import preparation
 from preparation import (
     Report,
+    apart,
+    files_below,
     keep_options,
     main,
     parser,
@@ -381,3 +386,101 @@ def test_lists_that_cannot_be_read(tmp_path: Path) -> None:
     assert message(read_lines, path) == f"'{path}' cannot be read: No such file or directory"
     path.write_bytes(b"\xff\xfe\x00\xd8")
     assert message(read_lines, path) == f"'{path}' cannot be read: it is not a text file"
+
+
+# Interrupts of the process
+
+
+def test_sigterm_ends_like_an_interrupt_after_cleaning_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def terminated(args: argparse.Namespace) -> Report:
+        def endless() -> Iterator[NDArray[np.uint8]]:
+            yield from frames(1)
+            signal.raise_signal(signal.SIGTERM)
+
+        write_frame_folder(tmp_path / "out" / "video", endless())
+        return Report(args.out)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(terminated, "--raw", "r", "--out", "o") == 143
+    assert capsys.readouterr() == ("", "prepare_x: interrupted; run it again to go on\n")
+    assert os.listdir(tmp_path / "out") == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_output_that_nobody_reads_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from preparation import *; "
+        "sys.exit(main(parser('p', 'P.', ''), lambda args: Report(args.out), ['--raw', 'r', '--out', 'o']))"
+    )
+    command = [sys.executable, "-c", code, str(Path(preparation.__file__).parent)]
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=buffered)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+# The download and the output
+
+
+@pytest.mark.parametrize("spelt", ["raw", "raw/../raw", "alias"])
+def test_the_download_itself_is_no_output(tmp_path: Path, spelt: str) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "alias").symlink_to("raw")
+    out = Path(f"{tmp_path}/{spelt}")
+    assert message(apart, tmp_path / "raw", out) == (f"--out '{out}' is the raw download itself; choose another folder")
+
+
+def test_an_output_within_the_download_is_apart(tmp_path: Path) -> None:
+    apart(tmp_path, tmp_path / "out")
+    apart(tmp_path / "raw", tmp_path / "out")
+
+
+def test_files_behind_links_are_found_and_circles_end(tmp_path: Path) -> None:
+    for name in ("raw/b/one.txt", "elsewhere/in/two.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "raw" / "a").symlink_to("b")  # the folder itself stands before the link
+    (tmp_path / "raw" / "b" / "up").symlink_to("..")
+    (tmp_path / "raw" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "raw")
+    (tmp_path / "raw" / "three.txt").symlink_to(tmp_path / "elsewhere" / "in" / "two.txt")
+    raw = tmp_path / "raw"
+    assert list(files_below(raw)) == [raw / "three.txt", raw / "b" / "one.txt", raw / "link" / "in" / "two.txt"]
+
+
+# Options and configs
+
+
+def test_an_option_less_or_more_is_refused(tmp_path: Path) -> None:
+    keep_options(tmp_path / "out", seed=1, font="a")
+    assert message(keep_options, tmp_path / "out", seed=1) == (
+        f"'{tmp_path}/out' was begun with font: a, this run without it; use the same or another --out"
+    )
+    assert message(keep_options, tmp_path / "out", seed=1, font="a", size=3) == (
+        f"'{tmp_path}/out' was begun without size, this run has 3; use the same or another --out"
+    )
+
+
+def test_files_of_unknown_origin_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").touch()
+    keep_options(tmp_path / "new", "images", seed=1)
+    assert message(keep_options, tmp_path, "labels", "images", seed=1) == (
+        f"'{tmp_path}' holds images of unknown origin; choose another --out"
+    )
+    assert not (tmp_path / ".options").exists()
+
+
+@pytest.mark.parametrize("out", ["data/a b", "2024", "C: #1", 'it\'s "{x}"', "Größe", "true", "[a], 🎬"])
+def test_any_folder_survives_the_config(out: str) -> None:
+    report = Report(Path(out), {"val": 2})
+    report.tell_config("video_folder", "fps: 25", parts=("train", "val", "test"))
+    split = {"by": "folder", "folder": "val"}
+    assert safe_load(report.how_to_use) == {"name": "video_folder", "root": out, "split": split, "fps": 25}
+
+
+def test_a_plain_folder_is_not_quoted() -> None:
+    report = Report(Path("/data/ucf101-split1_x.y"))
+    report.tell_config("video_folder")
+    assert report.how_to_use == "name: video_folder\nroot: /data/ucf101-split1_x.y"

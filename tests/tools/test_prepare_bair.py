@@ -264,3 +264,85 @@ def test_nothing_that_can_be_read_is_an_error(tmp_path: Path, capsys: pytest.Cap
         f"prepare_bair: error: '{raw}' holds no record that can be read. {OBTAIN}"
     )
     assert not (tmp_path / "out" / "actions.csv").exists()
+
+
+def test_other_folders_are_passed_over(tmp_path: Path) -> None:
+    files = {f"softmotion30_44k/{part}/traj_256_to_511.tfrecords": record(0) for part in ("train", "train_old")}
+    raw = unpacked(tmp_path / "raw", {**files, "softmotion30_44k/train_old/traj_0_to_255.tfrecords": record(1)})
+    assert run(raw, tmp_path / "out") == 0
+    assert folders(tmp_path / "out") == [ALL[1]]
+
+
+def test_the_folder_of_one_part_is_enough(tmp_path: Path) -> None:
+    raw = unpacked(tmp_path / "raw", {"softmotion30_44k/test/traj_0_to_255.tfrecords": record(3)})
+    assert run(raw / "softmotion30_44k" / "test", tmp_path / "out") == 0
+    assert folders(tmp_path / "out") == [ALL[0]]
+
+
+def test_stretched_and_plain_frames_are_not_mixed(
+    tmp_path: Path, good: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, out = unpacked(tmp_path / "raw", good), tmp_path / "out"
+    assert run(raw, out) == 0
+    assert run(raw, out, "--stretch") == 2
+    assert "was begun with stretch: False" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [field(2, field(1, struct.pack("<5f", *range(5)))), field(3, field(1, b"\1\2\3\4"))])
+def test_actions_of_another_size_or_type_are_damaged(value: bytes) -> None:
+    features = {"0/action": value, "0/endeffector_pos": field(2, field(1, struct.pack("<3f", 0, 0, 0)))}
+    parsed = prepare_bair.parse_example(example(features))
+    with pytest.raises(prepare_bair.DamagedRecord, match="it has no 4 numbers '0/action'"):
+        prepare_bair.rows_of(parsed, "train/video")
+
+
+@pytest.mark.parametrize(("low", "value", "high", "right"), [(0, 7, 14, 127), (0, 25, 50, 128), (0, 13, 26, 128)])
+def test_halves_are_rounded_as_in_scipy(low: int, value: int, high: int, right: int) -> None:
+    assert prepare_bair.stretch(np.array([low, value, high], np.uint8)).tolist() == [0, right, 255]
+
+
+def test_a_folder_in_the_archive_that_is_called_like_a_file(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.tar", {"softmotion30_44k/test/traj_0_to_255.tfrecords": record(3)})
+    with tarfile.open(path, "a") as tar:
+        member = tarfile.TarInfo("softmotion30_44k/train/traj_0_to_255.tfrecords")
+        member.type = tarfile.DIRTYPE
+        tar.addfile(member)
+    assert run(path, tmp_path / "out") == 0
+    assert folders(tmp_path / "out") == [ALL[0]]
+
+
+def test_an_image_of_two_values_is_damaged() -> None:
+    values = field(1, field(1, bytes(12288)) + field(1, bytes(12288)))
+    parsed = prepare_bair.parse_example(example({f"{i}/image_aux1/encoded": values for i in range(30)}))
+    with pytest.raises(prepare_bair.DamagedRecord, match="it has no image"):
+        prepare_bair.frames_of(parsed, "aux1", False)
+
+
+def test_the_config_names_a_part_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = unpacked(tmp_path / "raw", {"softmotion30_44k/test/traj_0_to_255.tfrecords": record(3)})
+    assert run(raw, tmp_path / "out") == 0
+    assert "folder: test}" in capsys.readouterr().out
+
+
+def test_the_folder_that_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = unpacked(tmp_path / "raw", {"softmotion30_44k/test/traj_0_to_255.tfrecords": record(3)})
+    monkeypatch.chdir(raw / "softmotion30_44k" / "test")
+    assert run(Path("."), tmp_path / "out") == 0
+    assert folders(tmp_path / "out") == [ALL[0]]
+
+
+def test_files_and_folders_may_be_symbolic_links(tmp_path: Path) -> None:
+    store = unpacked(tmp_path / "store", {"annex/SHA1": record(3), "b/train/traj_256_to_511.tfrecords": record(0)})
+    raw = tmp_path / "raw"
+    (raw / "softmotion30_44k" / "test").mkdir(parents=True)
+    (raw / "softmotion30_44k" / "test" / "traj_0_to_255.tfrecords").symlink_to(store / "annex" / "SHA1")
+    (raw / "softmotion30_44k" / "train").symlink_to(store / "b" / "train")
+    assert run(raw, tmp_path / "out") == 0
+    assert folders(tmp_path / "out") == ALL[:2]
+
+
+def test_the_folder_of_a_part_may_be_named_by_a_link(tmp_path: Path) -> None:
+    raw = unpacked(tmp_path / "raw", {"softmotion30_44k/test/traj_0_to_255.tfrecords": record(3)})
+    (tmp_path / "alias").symlink_to(raw / "softmotion30_44k" / "test")
+    assert run(tmp_path / "alias", tmp_path / "out") == 0
+    assert folders(tmp_path / "out") == [ALL[0]]

@@ -67,7 +67,7 @@ def run(raw: Path, *more: str) -> int:
 
 def written(raw: Path) -> list[str]:
     out = raw.parent / "out"
-    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*"))
+    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*") if path.name != ".options")
 
 
 def error(capsys) -> str:
@@ -87,7 +87,7 @@ def test_clips_go_to_folders_named_by_their_labels(raw, capsys):
         "a config reads it with",
         "  name: video_folder",
         f"  root: {out}",
-        "  split: {by: folder, folder: train}  # or val, test",
+        "  split: {by: folder, folder: train}",
     ]
 
 
@@ -266,3 +266,34 @@ def test_csv_of_another_form_is_refused(raw, capsys, given):
 def test_csv_that_is_not_there_is_refused(raw, capsys):
     assert run(raw, "--csv", "val=gone.csv") == 2
     assert error(capsys) == f"'gone.csv' does not exist; it should be the annotations of val. {SITE}"
+
+
+def test_other_annotations_are_not_mixed_in(raw, capsys):
+    assert run(raw) == 0
+    before = written(raw)
+    write(raw / "annotations" / "val.csv", VAL.replace("abseiling", "archery"))
+    assert run(raw) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"prepare_kinetics: error: '{raw.parent}/out' was begun with val: ")
+    assert shown.endswith("; use the same or another --out\n")
+    assert written(raw) == before
+
+
+def test_folders_behind_links_are_searched(raw):
+    (raw / "train").rename(raw.parent / "on another disk")
+    (raw / "train").symlink_to(raw.parent / "on another disk")
+    assert run(raw) == 0
+    assert written(raw) == PLACED
+
+
+def test_an_output_of_links_within_the_download_is_left_out(raw):
+    (raw.parent / "alias").symlink_to(raw)
+    arguments = ["--raw", str(raw), "--out", str(raw.parent / "alias" / "out"), "--how", "symlink"]
+    assert main(prepare_kinetics.build_parser(), prepare_kinetics.prepare, arguments) == 0
+    found = prepare_kinetics.find_clips(raw.parent / "alias", raw / "out")
+    assert {name: len(paths) for name, paths in found.items()} == {Path(name).stem: 1 for name in CLIPS}
+
+
+def test_the_config_names_a_part_that_was_made(raw, capsys):
+    assert run(raw, "--csv", f"val={raw / 'annotations' / 'val.csv'}") == 0
+    assert capsys.readouterr().out.endswith("  split: {by: folder, folder: val}\n")

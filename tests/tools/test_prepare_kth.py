@@ -121,8 +121,8 @@ def test_subsequences_are_cut_counting_from_one(raw: Path, tmp_path: Path, capsy
         "a config reads it with\n"
         "  name: frame_folder\n"
         f"  root: {out}\n"
-        "  fps: 25\n"
         "  split: {by: folder, folder: train}\n"
+        "  fps: 25\n"
         "  attributes: {pattern: 'person(?P<identity>[0-9]+)_(?P<action>[a-z]+)_d(?P<scene>[1-4])'}\n"
     )
 
@@ -338,3 +338,14 @@ def test_options_that_mean_nothing_are_refused(
     assert run(raw, tmp_path / "out", *options) == 2
     assert capsys.readouterr().err == f"prepare_kth: error: {message}\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_folders_behind_links_are_searched(raw: Path, tmp_path: Path) -> None:
+    assert run(raw, tmp_path / "direct") == 0
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "00sequences.txt").symlink_to(raw / "00sequences.txt")
+    (tmp_path / "links" / "videos").symlink_to(raw)
+    for archive in raw.glob("*.zip"):
+        (tmp_path / "links" / archive.name).symlink_to(archive)
+    assert run(tmp_path / "links", tmp_path / "linked") == 0
+    assert folders(tmp_path / "linked") == folders(tmp_path / "direct") != []

@@ -19,7 +19,7 @@ from preparation import main
 from vidgen.data.moving_mnist import MovingMNIST
 
 SITE = (
-    "Obtain it at http://yann.lecun.com/exdb/mnist/ or its mirror https://ossci-datasets.s3.amazonaws.com/mnist/"
+    "Obtain it at https://ossci-datasets.s3.amazonaws.com/mnist/, a mirror of http://yann.lecun.com/exdb/mnist/"
     " (train-images-idx3-ubyte.gz and three more)"
 )
 NAMES = {
@@ -61,7 +61,8 @@ def run(raw: Path, *more: str) -> int:
 
 def written(raw: Path) -> dict[str, bytes]:
     out = raw.parent / "out"
-    return {path.name: path.read_bytes() for path in out.iterdir()} if out.is_dir() else {}
+    files = [path for path in out.iterdir() if path.name != ".options"] if out.is_dir() else []
+    return {path.name: path.read_bytes() for path in files}
 
 
 def error(capsys) -> list[str]:
@@ -202,3 +203,89 @@ def test_files_that_do_not_belong_together_are_refused(raw, capsys, name, array,
 def test_the_checksums_are_those_of_the_four_files():
     assert sorted(prepare_mnist.MD5) == sorted(name for part in NAMES.values() for name in part)
     assert prepare_mnist.MD5["train-images-idx3-ubyte"] == "f68b3c2dcbeaaa9fbdd348bbdeb94873"
+
+
+def test_a_part_without_images_is_refused(raw, capsys):
+    for name, array in zip(NAMES["t10k"], (np.zeros((0, 28, 28)), np.zeros(0)), strict=True):
+        (raw / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+    assert run(raw, "--any-content") == 0
+    assert "skipped test: " in capsys.readouterr().err
+
+
+def test_the_packed_file_stands_before_the_unpacked_one(raw, contents):
+    name = "train-labels-idx1-ubyte"
+    (raw / name).write_bytes(b"other")
+    assert run(raw, "--any-content") == 0
+    assert written(raw) == contents
+
+
+def test_a_folder_of_the_name_is_passed_over(raw, contents):
+    """Some archives hold a folder train-images-idx3-ubyte beside train-images.idx3-ubyte."""
+    for name, data in contents.items():
+        (raw / f"{name}.gz").unlink()
+        (raw / name).mkdir()
+        (raw / name.replace("-idx", ".idx")).write_bytes(data)
+    assert run(raw, "--any-content") == 0
+    assert written(raw) == contents
+
+
+def test_what_was_found_is_counted(raw, capsys):
+    assert run(raw, "--any-content") == 0
+    assert capsys.readouterr().out.startswith(f"wrote {raw.parent / 'out'}: 6 in train, 4 in test\n")
+
+
+def test_too_many_items_are_noted(raw, capsys, monkeypatch):
+    monkeypatch.setattr(prepare_mnist, "NUMBER", {"train": 5, "test": 3})
+    assert run(raw) == 0
+    assert capsys.readouterr().err.count(" items instead of ") == 4
+
+
+def test_unpacked_files_have_no_known_checksum(raw, contents, capsys, monkeypatch):
+    make_original(raw, contents, monkeypatch)
+    for name, data in contents.items():
+        (raw / f"{name}.gz").unlink()
+        (raw / name).write_bytes(data)
+    assert run(raw) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_checksums_and_numbers_are_those_of_the_original():
+    assert prepare_mnist.MD5 == {
+        "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+    }
+    assert prepare_mnist.NUMBER == {"train": 60000, "test": 10000}
+
+
+def test_another_set_is_not_mixed_in(raw, contents, capsys):
+    assert run(raw, "--any-content") == 0
+    kept, before = written(raw), hashlib.sha256(b"".join(contents.values())).hexdigest()[:16]
+    name = "t10k-labels-idx1-ubyte"
+    other = {**contents, name: idx(np.arange(4)[::-1])}
+    (raw / f"{name}.gz").write_bytes(gzip.compress(other[name]))
+    now = hashlib.sha256(b"".join(other.values())).hexdigest()[:16]
+    capsys.readouterr()
+    assert run(raw, "--any-content") == 2
+    assert error(capsys) == [
+        f"prepare_mnist: error: '{raw.parent}/out' was begun with content: {before}, this run has {now};"
+        " use the same or another --out"
+    ]
+    assert written(raw) == kept
+
+
+def test_files_that_another_program_unpacked_are_not_mixed_in(raw, capsys):
+    (raw.parent / "out").mkdir()
+    (raw.parent / "out" / "t10k-labels-idx1-ubyte").write_bytes(b"other")
+    assert run(raw, "--any-content") == 2
+    assert error(capsys) == [
+        f"prepare_mnist: error: '{raw.parent}/out' holds t10k-labels-idx1-ubyte of unknown origin; choose another --out"
+    ]
+    assert written(raw) == {"t10k-labels-idx1-ubyte": b"other"}
+
+
+def test_the_config_names_the_part_that_was_made(raw, capsys):
+    (raw / "train-images-idx3-ubyte.gz").write_bytes(b"<html>")
+    assert run(raw, "--any-content") == 0
+    assert capsys.readouterr().out.endswith("  part: test\n")

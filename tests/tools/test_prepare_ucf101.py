@@ -99,7 +99,7 @@ def test_a_split_becomes_two_parts_whatever_the_case_of_names(raw, capsys):
         "a config reads it with",
         "  name: video_folder",
         f"  root: {out}",
-        "  split: {by: folder, folder: train}  # or test",
+        "  split: {by: folder, folder: train}",
     ]
 
 
@@ -274,3 +274,55 @@ def test_class_numbers_that_are_none_are_refused(raw, capsys):
     assert error(capsys) == (
         f"{str(path)!r}: line 'ApplyEyeMakeup' should be like '1 ApplyEyeMakeup'; it is not the original. {SITE}"
     )
+
+
+def test_videos_in_capitals_are_found(raw):
+    path = raw / "UCF-101" / VIDEOS[0]
+    path.rename(path.with_name("V_APPLYEYEMAKEUP_G01_C01.AVI"))
+    assert run(raw) == 0
+    assert "test/ApplyEyeMakeup/V_APPLYEYEMAKEUP_G01_C01.AVI" in written(raw)
+
+
+def test_without_a_split_the_folder_spells_the_class(raw):
+    (raw / "UCF-101" / "ApplyEyeMakeup").rename(raw / "UCF-101" / "Applyeyemakeup")
+    assert run(raw, "--split", "none") == 0
+    assert written(raw)[0] == "train/Applyeyemakeup/v_ApplyEyeMakeup_g01_c01.avi"
+
+
+def test_two_spellings_of_a_class_are_one_class(raw):
+    (raw / "UCF-101" / VIDEOS[1]).rename(raw / "UCF-101" / "v_Applyeyemakeup_g08_c01.avi")
+    assert run(raw, "--split", "none") == 0
+    assert {name.split("/")[1] for name in written(raw)} == {"ApplyEyeMakeup", "HandstandPushups"}
+
+
+def test_videos_are_linked_unless_told_otherwise(raw):
+    assert run(raw) == 0
+    target = raw.parent / "out" / "train" / VIDEOS[1]
+    assert target.samefile(raw / "UCF-101" / VIDEOS[1]) and not target.is_symlink()
+
+
+def test_unpacked_lists_stand_before_their_archive(raw):
+    (raw / "UCF101TrainTestSplits-RecognitionTask.zip").write_bytes(b"no archive")
+    assert run(raw) == 0
+
+
+@pytest.mark.parametrize("name", ["UCF101", "ucf-101", "Ucf101"])
+def test_other_spellings_of_the_folder(raw, name):
+    (raw / "UCF-101").rename(raw / name)
+    assert run(raw, "--split", "none") == 0
+    assert len(written(raw)) == 4
+
+
+@pytest.mark.parametrize("split", ["none", "1"])
+def test_the_folder_of_videos_itself_with_the_lists_beside_it(raw, split):
+    out = raw.parent / "out"
+    arguments = ["--raw", str(raw / "UCF-101"), "--out", str(out), "--split", split]
+    assert main(prepare_ucf101.build_parser(), prepare_ucf101.prepare, arguments) == 0
+    assert len(written(raw)) == 4
+
+
+def test_folders_behind_links_are_searched(raw):
+    (raw / "UCF-101" / "ApplyEyeMakeup").rename(raw.parent / "ApplyEyeMakeup")
+    (raw / "UCF-101" / "ApplyEyeMakeup").symlink_to(raw.parent / "ApplyEyeMakeup")
+    assert run(raw) == 0
+    assert len(written(raw)) == 4

@@ -126,7 +126,7 @@ def test_frames_are_kept_as_they_were_filmed(raw: Path, tmp_path: Path, capsys: 
 
 
 def test_the_pattern_finds_action_and_identity() -> None:
-    pattern = re.search(r"'(.*)'", prepare_weizmann.how_to_use(Path("out"), "none"))
+    pattern = re.search(r"'(.*)'", prepare_weizmann.ATTRIBUTES)
     assert pattern is not None
     found = [re.search(pattern[1], name) for name in ALL]
     assert [(fits["identity"], fits["action"]) for fits in found if fits] == [
@@ -341,3 +341,75 @@ def test_options_that_do_not_fit_are_refused(
     assert run(raw, tmp_path / "out", *options) == 2
     assert capsys.readouterr().err == f"prepare_weizmann: error: {message}\n"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_the_person_is_in_the_middle_of_the_square(wide: bool) -> None:
+    frame, covered = np.full((20, 20, 3), 10, np.uint8), np.zeros((20, 20), np.bool_)
+    covered[4:7, 5:13] = True  # 3 high, 8 wide; the odd row goes below
+    frame[covered] = 200
+    right = np.full((8, 8, 3), 21, np.uint8)  # 10 + 190 * 24 / 400, rounded
+    right[2:5] = 200
+    if not wide:
+        frame, covered, right = frame.swapaxes(0, 1), covered.T, right.swapaxes(0, 1)
+    np.testing.assert_array_equal(prepare_weizmann.padded_crop(frame, covered, 8), right)
+
+
+def test_resizing_does_not_overshoot() -> None:
+    frame = np.full((8, 8, 3), 50, np.uint8)
+    frame[:, 4:] = 200
+    large = prepare_weizmann.padded_crop(frame, np.ones((8, 8), np.bool_), 64)
+    assert large.min() == 50 and large.max() == 200
+
+
+@pytest.mark.parametrize(("length", "training"), [(3, 2), (4, 2), (5, 3), (11, 7)])
+def test_two_thirds_are_rounded_down(raw: Path, tmp_path: Path, length: int, training: int) -> None:
+    write_video(raw / "wave1" / "lena_wave1.avi", length)
+    assert run(raw, tmp_path / "out", "--split", "time", "--actions", "wave1") == 0
+    assert len(frames(tmp_path / "out" / "train" / ALL[4])) == training
+    assert len(frames(tmp_path / "out" / "test" / ALL[4])) == length - training
+
+
+def test_a_frame_between_two_masks_takes_the_earlier_box(raw: Path, tmp_path: Path) -> None:
+    holes = mask()
+    holes[:, :, 4] = 0
+    write_masks(raw, {**{name: mask() for name in NAMES}, "daria_run": holes})
+    assert run(raw, tmp_path / "out", "--crop", "person", "--resolution", "40") == 0
+    found = frames(tmp_path / "out" / "run/daria_run")
+    assert (found[4, :, 18:30] == colour(4)).all() and not (found[4, :, 10:18] == colour(4)).any()
+
+
+def test_masks_of_any_value_and_of_a_single_frame(tmp_path: Path) -> None:
+    write_masks(tmp_path, {"daria_run": mask() * 255, "eli_run": mask()[:, :, 0]})
+    masks = prepare_weizmann.read_masks(tmp_path / "classification_masks.mat")
+    assert np.array_equal(masks["daria_run"], mask() != 0)
+    assert masks["eli_run"].shape == (144, 180, 1) and masks["eli_run"].dtype == np.bool_
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        (("--crop", "person"), ("--crop", "person", "--resolution", "32"), "resolution: 64"),
+        ((), ("--split", "time"), "split: none"),
+        (
+            ("--split", "person", "--test-persons", "moshe"),
+            ("--split", "person", "--test-persons", "daria"),
+            "test_persons: moshe",
+        ),
+    ],
+)
+def test_other_options_are_not_mixed(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], first: tuple, second: tuple, named: str
+) -> None:
+    assert run(raw, tmp_path / "out", *first) == 0
+    assert run(raw, tmp_path / "out", *second) == 2
+    assert f"was begun with {named}" in capsys.readouterr().err
+
+
+def test_the_order_of_persons_does_not_matter(raw: Path, tmp_path: Path) -> None:
+    for persons in (("moshe", "daria"), ("daria", "moshe")):
+        assert run(raw, tmp_path / "out", "--split", "person", "--test-persons", *persons) == 0
+
+
+def test_no_resolution_of_zero(raw: Path, tmp_path: Path) -> None:
+    assert run(raw, tmp_path / "out", "--crop", "person", "--resolution", "0") == 2
