@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +17,7 @@ from vidgen.errors import UserError
 
 PARTIAL_SUFFIX = ".partial"
 """What names of unfinished files and folders end with; they start with a dot and the final name."""
+SECONDS_UNTIL_STALE = 24 * 3600.0
 
 
 @contextmanager
@@ -36,11 +39,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with _locked(partial) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            os.replace(partial, path)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
@@ -84,6 +87,34 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"{path}: no space left on the disk; free some, what was written before is intact")
     return UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place")
+
+
+def drop_partial(path: Path) -> None:
+    """Remove an unfinished file, unless somebody is still writing it.
+
+    Whoever writes one holds its lock. Where the file system has no locks, only what nobody has written to for a day is
+    removed.
+    """
+    with suppress(OSError), open(path, "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:
+            if time.time() - os.fstat(file.fileno()).st_mtime < SECONDS_UNTIL_STALE:
+                return
+        path.unlink()
+
+
+def _locked(path: Path) -> BinaryIO:
+    """A new file, open for writing and locked where the file system has locks."""
+    while True:
+        file = open(path, "wb")  # noqa: SIM115 - the caller closes it
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # it was taken for an abandoned one before it was locked
 
 
 def _partial(path: Path) -> Path:

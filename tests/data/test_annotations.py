@@ -252,3 +252,40 @@ def test_attributes_that_fit_nothing_are_refused_by_name(tmp_path):
         f"data.attributes.file '{file}' lists no video of 'videos'; its paths must be relative to that, as"
         " 'p1_run_d1.avi'"
     )
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ("16777216", "16777217", "16777218"),
+        ("16777216.0", "16777217.0", "16777218.0"),
+        ("-16777217", "5", "6"),
+        ("9007199254740992", "9007199254740993", "9007199254740994"),
+        ("1", "2", "1" * 5000),
+        ("1_1", "11", "12"),
+    ],
+)
+def test_integers_that_float32_would_make_equal_are_categories(tmp_path, ids):
+    rows = "".join(f"{path},{number}\n" for path, number in zip(PATHS, ids, strict=True))
+    values, numbers = attributes(Attributes(file=table(tmp_path, "path,id\n" + rows)))["id"]
+    assert values == tuple(sorted(ids, key=natural)) and [values[int(number)] for number in numbers] == list(ids)
+
+
+@pytest.mark.parametrize("number", ["16777216", "-16777216.0", "16777218", "+7", "007", "1e20", "0.1", "3.4e38"])
+def test_numbers_that_float32_holds_stay_numbers(tmp_path, number):
+    values, numbers = attributes(Attributes(file=table(tmp_path, f"path,n\n{PATHS[0]},{number}\n")))["n"]
+    assert values == () and numbers[0] == np.float32(number)
+
+
+@pytest.mark.parametrize("number", ["inf", "-Infinity", "nan", "1e39", "-1e400"])
+def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path, number):
+    file = table(tmp_path, f"path,size\n{PATHS[0]},1\n{PATHS[1]},{number}\n")
+    assert attribute_error(Attributes(file=file)) == (
+        f"data.attributes.file '{file}': attribute 'size' has the value '{number}', which is no finite number of"
+        " float32; correct it, or leave it empty where it is unknown"
+    )
+
+
+def test_a_word_that_python_reads_as_a_number_is_a_word_among_words(tmp_path):
+    file = table(tmp_path, f"path,name\n{PATHS[0]},Nan\n{PATHS[1]},Tom\n")
+    assert attributes(Attributes(file=file))["name"][0] == ("Nan", "Tom")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 import warnings
+import zlib
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 
 from tests.data.strips import random_frames
 from vidgen.data.decoding import Unreadable
-from vidgen.data.images import decode_image, decode_numbers, image_size
+from vidgen.data.images import _LIMIT, decode_image, decode_numbers, image_size
 
 COLOUR = random_frames(1, 6)[0]
 
@@ -107,6 +109,100 @@ def test_the_size_is_width_and_height(tmp_path):
 def test_what_is_no_image_is_named(read, tmp_path):
     assert reason(b"", read) == "the file is empty"
     assert reason(b"some text", read) == "not an image"
+
+
+def turned(orientation: int, kind: str = "PNG", pixels: Any = None, order: str = "<") -> bytes:
+    """An image with an EXIF orientation."""
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    exif = b"Exif\0\0" + mark + struct.pack(f"{order}LHHHLHHL", 8, 1, 274, 3, 1, orientation, 0, 0)
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "JPEG" else {}
+    return encoded(COLOUR[:, :4] if pixels is None else pixels, kind, exif=exif, **options)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG", "TIFF"])
+def test_a_photo_is_turned_upright_and_its_size_too(kind, orientation, order):
+    if kind == "TIFF":
+        file = io.BytesIO()
+        Image.fromarray(COLOUR[:, :4]).save(file, kind, tiffinfo={274: orientation})
+        data = file.getvalue()
+    else:
+        data = turned(orientation, kind, order=order)
+    pixels = decode_image(data)
+    wanted = {
+        1: lambda p: p,
+        2: lambda p: p[:, ::-1],
+        3: lambda p: p[::-1, ::-1],
+        4: lambda p: p[::-1],
+        5: lambda p: p.swapaxes(0, 1),
+        6: lambda p: p.swapaxes(0, 1)[:, ::-1],
+        7: lambda p: p.swapaxes(0, 1)[::-1, ::-1],
+        8: lambda p: p.swapaxes(0, 1)[::-1],
+    }[orientation](decode_image(turned(1, kind)) if kind != "TIFF" else COLOUR[:, :4])
+    assert np.array_equal(pixels, wanted)
+    assert image_size(data) == (pixels.shape[1], pixels.shape[0])
+
+
+def test_sixteen_bits_are_turned_upright():
+    levels = np.array([[0x0100, 0x0200, 0x0300]], np.uint16)
+    assert decode_image(turned(6, pixels=levels))[..., 0].tolist() == [[1], [2], [3]]
+
+
+def test_ids_are_not_turned():
+    assert np.array_equal(decode_numbers(turned(6))[..., 0], COLOUR[:, :4, 0])
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_does_not_exist_is_upright(orientation):
+    assert np.array_equal(decode_image(turned(orientation)), COLOUR[:, :4])
+
+
+@pytest.mark.parametrize("exif", [b"", b"text", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x09"])
+def test_damaged_exif_is_upright_in_silence(exif):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = encoded(COLOUR, "WEBP", lossless=True, exif=b"Exif\0\0" + exif)
+        assert np.array_equal(decode_image(data), COLOUR) and image_size(data) == (6, 6)
+
+
+def test_the_size_of_a_turned_image_needs_its_header_alone():
+    data = turned(6, pixels=random_frames(1, 64)[0][:, :32])
+    assert image_size(data[: len(data) // 2]) == (64, 32)
+
+
+@pytest.mark.parametrize("read", [decode_image, decode_numbers, image_size])
+def test_pillows_own_limit_does_not_count_and_stays(read, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(encoded(COLOUR))
+        read(encoded(COLOUR, "TIFF"))
+    assert reason(b"some text", read) == "not an image"
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_pillows_own_limit_comes_back_when_the_last_of_two_threads_is_done(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    first, second = _LIMIT.lifted(), _LIMIT.lifted()
+    with first:
+        second.__enter__()
+    assert Image.MAX_IMAGE_PIXELS is None
+    second.__exit__(None, None, None)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+@pytest.mark.parametrize("read", [decode_image, decode_numbers, image_size])
+def test_very_many_pixels_are_refused(read):
+    data = bytearray(encoded(COLOUR))
+    struct.pack_into(">LL", data, 16, 40_000, 30_000)
+    struct.pack_into(">L", data, 29, zlib.crc32(data[12:29]))
+    assert reason(bytes(data), read) == "40000 x 30000 pixels are too many"
+
+
+def test_a_link_that_loops_leads_nowhere(tmp_path):
+    (tmp_path / "a.png").symlink_to("a.png")
+    assert reason(str(tmp_path / "a.png"), image_size) == "a link that leads nowhere"
 
 
 def test_a_file_that_is_gone_is_named(tmp_path):

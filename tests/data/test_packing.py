@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tests.data.strips import make_strips
 from vidgen import atomic
-from vidgen.data import packing
+from vidgen.data import pack_files, packing
 from vidgen.data.dataset import UnreadableVideo, VideoDataset
 from vidgen.data.frame_strips import FrameStrips
 from vidgen.data.pack_files import Shard, is_finished, read_plan
@@ -31,6 +31,11 @@ from vidgen.errors import UserError
 LENGTHS = (3, 5, 2, 7, 4, 6)
 SETTINGS = {"name": "numbers", "resolution": 4}
 SHARD_BYTES = 600  # of frames of 48 bytes: shards of the videos 0 to 2, 3 and 4, and 5
+
+
+OTHER_VIDEOS = (
+    "holds a pack of other videos, of files that were replaced since, or of other shards; choose another folder"
+)
 
 
 def before(video: int, times: Sequence[int]) -> None:
@@ -69,6 +74,12 @@ def message(call: Callable[[], object]) -> str:
     with pytest.raises(UserError) as error:
         call()
     return str(error.value)
+
+
+@pytest.fixture(autouse=True)
+def few_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the size of a shard alone makes."""
+    monkeypatch.setattr(pack_files, "FEWEST_SHARDS", 1)
 
 
 @pytest.fixture
@@ -349,7 +360,7 @@ def test_other_settings_or_videos_do_not_go_into_the_same_folder(tmp_path, whole
     assert message(lambda: pack(Numbers(), more, out, shard_bytes=SHARD_BYTES, quiet=True)) == (
         f"--out: {out} holds a pack with data.flip None, now it is True; {choose}"
     )
-    videos = f"--out: {out} holds a pack of other videos, or of other shards; {choose}"
+    videos = f"--out: {out} {OTHER_VIDEOS}"
     assert message(lambda: made(out, Numbers((3, 5, 2, 7, 4, 5)))) == videos
     assert message(lambda: made(out, shard_bytes=100)) == videos
     labelled = Numbers()
@@ -363,7 +374,7 @@ def test_other_names_do_not_go_into_the_same_folder(tmp_path):
         make_strips(tmp_path / name, {f"{name}.png": 4})
     made(tmp_path / "pack", FrameStrips(str(tmp_path / "a"), 8, 2))
     assert message(lambda: made(tmp_path / "pack", FrameStrips(str(tmp_path / "b"), 8, 2))) == (
-        f"--out: {tmp_path}/pack holds a pack of other videos, or of other shards; choose another folder"
+        f"--out: {tmp_path}/pack {OTHER_VIDEOS}"
     )
 
 
@@ -377,7 +388,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 def test_two_runs_may_begin_at_the_same_moment(tmp_path, monkeypatch):
     """The other one's plan appears after this one has looked for a plan."""
-    real = packing.read_plan
+    real = pack_files.read_plan
     looked = []
 
     def read(out: Path) -> Any:
@@ -386,7 +397,7 @@ def test_two_runs_may_begin_at_the_same_moment(tmp_path, monkeypatch):
             made(out, part=(1, 2))
         return real(out)
 
-    monkeypatch.setattr(packing, "read_plan", read)
+    monkeypatch.setattr(pack_files, "read_plan", read)
     assert made(tmp_path / "pack", part=(0, 2)).missing == ()
 
 

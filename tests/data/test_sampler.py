@@ -115,6 +115,12 @@ def test_the_official_count_repeats_the_first_frame_and_never_reaches_the_last()
     assert drawn[0, (0,)] == 2 and drawn[9, (6,)] == 0
 
 
+def test_frames_are_counted_once_and_not_for_every_batch(monkeypatch):
+    made, counted = sampler(images_per_batch=7), []
+    monkeypatch.setattr(np, "cumsum", counted.append)
+    assert len(made.batch(0).images) == 7 and not counted
+
+
 def test_a_batch_that_cannot_be_shared_is_refused():
     assert (
         message(batch_size=3, world_size=2) == "data.batch_size 3 cannot be shared by 2 processes; use a multiple of 2"

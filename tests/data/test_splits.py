@@ -71,6 +71,50 @@ def test_a_list_file_names_its_videos(tmp_path):
     assert taken == ["1/00000000.jpg", "0/00000002.jpg"]
 
 
+@pytest.mark.parametrize(
+    "text", ["\ufeff1/00000000.jpg\n", "1/00000000.jpg\r\n", "./1/00000000.jpg\n", "  1/00000000.jpg  "]
+)
+def test_lists_as_other_programs_write_them_are_read(tmp_path, text):
+    (tmp_path / "train.txt").write_bytes(text.encode())
+    assert select(WEIZMANN, Split(by="file", file=tmp_path / "train.txt"), ROOT) == ["1/00000000.jpg"]
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    names = ["a\u2028b.avi", "a\x0bb.avi", "a\x85b.avi"]
+    (tmp_path / "train.txt").write_bytes("\n".join(names).encode())
+    assert select([*names, "b.avi"], Split(by="file", file=tmp_path / "train.txt"), ROOT) == names
+
+
+def test_class_numbers_in_a_list_are_pointed_out(tmp_path):
+    listed = tmp_path / "train.txt"
+    listed.write_text("1/00000000.jpg 1\n0/00000002.jpg 2\n")
+    assert message(WEIZMANN, Split(by="file", file=listed)) == (
+        f"data.split.file '{listed}' lists '0/00000002.jpg 2' and 1 more, not found in 'videos'; one path per line,"
+        " without the number"
+    )
+
+
+def test_a_folder_that_ends_in_a_number_is_found(tmp_path):
+    (tmp_path / "train.txt").write_text("video 1\n")
+    assert select(["video 1"], Split(by="file", file=tmp_path / "train.txt"), ROOT) == ["video 1"]
+
+
+@pytest.mark.parametrize("folder", ["a/b", "a/b/", "./a/b", "a//b", "././a/./b//"])
+def test_a_folder_has_one_spelling(folder):
+    assert Split(by="folder", folder=folder) == Split(by="folder", folder="a/b")
+
+
+@pytest.mark.parametrize("folder", ["..", "../a", "a/../b", "/a"])
+def test_a_folder_outside_is_refused(folder):
+    assert message(WEIZMANN, Split(by="folder", folder=folder)) == (
+        f"data.split.folder '{folder}' must be the path of a folder below data.root, without '..', as 'train'"
+    )
+
+
+def test_the_root_is_no_folder_of_a_part():
+    assert message(WEIZMANN, Split(by="folder", folder="./")) == "data.split.by 'folder' needs data.split.folder"
+
+
 def test_a_group_is_what_the_pattern_says():
     assert group_of("a/person07_walk.avi", r"person(\d+)") == "7"
     assert group_of("a/person07_walk.avi", r"(?:a|b)/(?P<group>[a-z]+)(\d+)") == "person"

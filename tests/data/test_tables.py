@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import multiprocessing
 import os
 import pickle
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vidgen.data.decoding import Unreadable
@@ -71,6 +73,13 @@ def test_names_that_are_no_text_are_kept_byte_for_byte():
     assert StringTable([name])[0] == name
 
 
+@pytest.mark.parametrize("names", [["x", "", "long/name", "z"], ["x", "", "ü/日本", os.fsdecode(b"\xff")]])
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [3, 2, 0], [2, 2], [1], []])
+def test_rows_of_a_table_are_taken_in_the_order_asked_for(names, rows):
+    taken = StringTable(names).take(np.array(rows, np.int64))
+    assert list(taken) == [names[row] for row in rows] and [taken[n] for n in range(len(rows))] == list(taken)
+
+
 def test_a_table_is_rebuilt_from_its_arrays():
     table = StringTable(["x", "yz"])
     assert list(StringTable.from_arrays(table.data, table.ends)) == ["x", "yz"]
@@ -91,6 +100,53 @@ def test_links_are_followed_once(tmp_path):
     files = open_files(tmp_path / "data", "things")
     assert list(files.names) == ["a.png", "lost"]
     assert reason(files, 1) == "a link that leads nowhere"
+
+
+def make_folders(root: Path) -> Path:
+    for name in ("a/1.png", "b/2.png", "c/3.png"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(name.encode())
+    return root
+
+
+def test_a_link_to_itself_is_listed_and_leads_nowhere(tmp_path, caplog):
+    (make_folders(tmp_path) / "a" / "self").symlink_to("self")
+    files = open_files(tmp_path, "things")
+    assert list(files.names) == ["a/1.png", "a/self", "b/2.png", "c/3.png"] and not caplog.messages
+    assert reason(files, 1) == "a link that leads nowhere"
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (PermissionError(13, "Permission denied"), "permission denied"),
+        (FileNotFoundError(2, "No such file or directory"), "it is gone"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+    ],
+)
+def test_a_folder_that_cannot_be_listed_is_passed_over_with_a_warning(tmp_path, monkeypatch, caplog, error, why):
+    def scandir(place: str, scan: Any = os.scandir) -> Any:
+        if place == f"{tmp_path}/b":
+            raise error
+        return scan(place)
+
+    make_folders(tmp_path)
+    monkeypatch.setattr(os, "scandir", scandir)
+    with caplog.at_level(logging.WARNING, "vidgen.data"):
+        assert list(open_files(tmp_path, "things").names) == ["a/1.png", "c/3.png"]
+    assert caplog.record_tuples == [("vidgen.data", logging.WARNING, f"skipped {tmp_path}/b: {why}")]
+
+
+def test_a_folder_that_disappears_during_the_walk_is_named(tmp_path, monkeypatch, caplog):
+    def stat(place: Any, status: Any = os.stat, **options: Any) -> Any:
+        if place == f"{tmp_path}/b":
+            raise FileNotFoundError(2, "No such file or directory")
+        return status(place, **options)
+
+    make_folders(tmp_path)
+    monkeypatch.setattr(os, "stat", stat)
+    assert list(open_files(tmp_path, "things").names) == ["a/1.png", "c/3.png"]
+    assert caplog.messages == [f"skipped {tmp_path}/b: it is gone"]
 
 
 def test_a_file_that_vanishes_is_named(tmp_path):
@@ -247,6 +303,17 @@ def test_some_files_are_taken_in_the_order_asked_for(tmp_path):
         taken = open_files(root, "things").take(["a/2.png", "a/1.png"])
         assert list(taken.names) == ["a/2.png", "a/1.png"]
         assert [taken.read(0), taken.read(1)] == [FILES["a/2.png"], FILES["a/1.png"]]
+
+
+def test_files_are_taken_by_number_as_by_name(tmp_path):
+    with zipfile.ZipFile(make_zip(tmp_path / "a.zip")) as archive:
+        archive.extractall(tmp_path / "folder")
+    for root in (tmp_path / "a.zip", tmp_path / "folder"):
+        files = open_files(root, "things")
+        for rows in ([1, 0], [0, 1, 2], [2], []):
+            for taken in (files.take(np.array(rows, np.int64)), files.take([list(FILES)[row] for row in rows])):
+                assert list(taken.names) == [list(FILES)[row] for row in rows]
+                assert [taken.read(n) for n in range(len(taken))] == [list(FILES.values())[row] for row in rows]
 
 
 def test_a_copy_reads_the_same(tmp_path):

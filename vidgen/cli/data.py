@@ -155,11 +155,13 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _dataset(args: argparse.Namespace) -> tuple[VideoDataset, dict[str, Any], int]:
-    """The data set of a config, the settings that decide its pixels, and the run's seed."""
+    """The data set of a config, all arguments that it is built with, those left out included, and the run's seed."""
     from vidgen.config import build_dataset, check_data, compose
     from vidgen.config.signature import parameters_of
     from vidgen.registry import DATASETS
 
     data, seed = check_data(compose(args.config, args.overrides), args.stage)
-    settings = {key: value for key, value in data.items() if key in parameters_of(DATASETS.get(data["name"]))}
-    return build_dataset(data), {"name": data["name"], **settings}, seed
+    parameters = parameters_of(DATASETS.get(data["name"]))
+    defaults = {key: item.default for key, item in parameters.items() if not item.required}
+    given = {key: value for key, value in data.items() if key in parameters}
+    return build_dataset(data), {"name": data["name"], **defaults, **given}, seed

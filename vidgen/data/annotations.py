@@ -48,8 +48,8 @@ class Labels:
 class Attributes:
     r"""What else is known about a video, as columns of ``attributes``.
 
-    A column whose values are all numbers is taken as it is; of any other the values are sorted and numbered from 0.
-    What is missing is NaN.
+    A column whose values are all numbers is taken as it is; of any other the values are sorted and numbered from 0, and
+    so are those of a column with an integer that float32 does not hold (16777217). What is missing is NaN.
 
     Args:
         pattern: regular expression with named groups, searched in each path relative to the part's folder; each group
@@ -291,7 +291,8 @@ def attributes_of(
         if not any(matches):
             raise UserError(f"data.attributes.pattern {attributes.pattern!r} fits no video, for example {paths[0]!r}")
         return [
-            _column(name, [match[name] or "" if match else "" for match in matches]) for name in expression.groupindex
+            _column(name, [match[name] or "" if match else "" for match in matches], "data.attributes.pattern")
+            for name in expression.groupindex
         ]
     if attributes.file is None:
         return []
@@ -309,15 +310,41 @@ def attributes_of(
             f"data.attributes.file {str(attributes.file)!r} lists no video of {str(root)!r};"
             f" its paths must be relative to that, as {root_paths[0]!r}"
         )
-    return [_column(name, [row[name] if row else "" for row in found]) for name in attributes.columns or known]
+    where = f"data.attributes.file {str(attributes.file)!r}"
+    return [_column(name, [row[name] if row else "" for row in found], where) for name in attributes.columns or known]
 
 
-def _column(name: str, texts: Iterable[str]) -> Column:
+def _column(name: str, texts: Iterable[str], where: str) -> Column:
     texts = [text.strip() for text in texts]
     try:
-        numbers = [float(text) if text else math.nan for text in texts]
-        return Column(name, (), np.array(numbers, np.float32))
+        numbers = [_number(text) if text else math.nan for text in texts]
     except ValueError:
         values = tuple(sorted({text for text in texts if text}, key=natural))
         number = {value: float(index) for index, value in enumerate(values)}
         return Column(name, values, np.array([number.get(text, math.nan) for text in texts], np.float32))
+    for text, value in zip(texts, numbers, strict=True):
+        if text and not abs(value) <= _LARGEST:  # NaN compares as false
+            raise UserError(
+                f"{where}: attribute {name!r} has the value {text!r}, which is no finite number of float32;"
+                " correct it, or leave it empty where it is unknown"
+            )
+    return Column(name, (), np.array(numbers, np.float32))
+
+
+_INTEGER = re.compile(r"[+-]?(\d+)(?:\.0*)?")
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def _number(text: str) -> float:
+    """The number that a text is.
+
+    Raises:
+        ValueError: it is none, or an integer that float32 does not hold, which would become equal to another one.
+    """
+    if "_" in text:  # Python reads 1_2 as 12
+        raise ValueError(text)
+    if match := _INTEGER.fullmatch(text):
+        integer = int(match[1])  # a ValueError for more than 4300 digits, too
+        if integer // max(1, integer & -integer) >= 2**24:  # the digits without the zeros at the end, in base 2
+            raise ValueError(text)
+    return float(text)

@@ -40,6 +40,7 @@ MAX_PIXELS = 2**26
 _ONE_PACKET_ONE_FRAME = {"h264", "hevc", "vp9", "av1", "ffv1", "mjpeg", "png", "prores", "dnxhd", "huffyuv", "ffvhuff"}
 _NO_SEEKING = {"gif", "apng", "webp"}  # frames are painted over the ones before, whatever their flags say
 _TIMEOUT = 60.0  # seconds without progress while opening or reading
+_PASSING = (errno.ENOMEM, errno.EIO, errno.ENOENT, errno.EACCES, errno.ESTALE, errno.ENOTCONN)  # not of the content
 _SHORT_GAP = 8  # frames; decoding them costs less than a seek
 _PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown, progressive
 
@@ -179,7 +180,7 @@ def _opened(path: str | os.PathLike[str], output: _Output = _Output()) -> Iterat
         stream.codec_context.thread_count = 1
         yield _Opened(container, stream, output)
     except (FFmpegError, OSError, ValueError, ArithmeticError, MemoryError) as error:
-        passing = isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EIO)
+        passing = isinstance(error, MemoryError) or getattr(error, "errno", None) in _PASSING
         raise Unreadable(_reason(error, container is None), passing) from error
     finally:
         if container is not None:
@@ -195,7 +196,7 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         with open(path, "rb"):
             pass
     except FileNotFoundError:
-        raise Unreadable("a link that leads nowhere" if os.path.islink(path) else "it is gone") from None
+        raise Unreadable("a link that leads nowhere" if os.path.islink(path) else "it is gone", passing=True) from None
     except PermissionError:
         raise Unreadable("permission denied", passing=True) from None
     if not status.st_size:

@@ -65,6 +65,10 @@ class FrameFolder(StoredVideos):
         self._files = self._files.take([name for number in kept for name in frames[number]])
         self._ends = np.cumsum([len(frames[number]) for number in kept], dtype=np.int64)
 
+    def signature(self) -> bytes:
+        """See :meth:`StoredVideos.signature`."""
+        return self._files.signature()
+
     def frames(self, video: int, times: Sequence[int]) -> Iterable[Frames]:
         """See :meth:`StoredVideos.frames`."""
         start = self.first_frame(video)
@@ -79,14 +83,14 @@ class FrameFolder(StoredVideos):
             return decode_image(self._files.read(number))
         except Unreadable as error:
             name = PurePosixPath(self._files.names[number]).name
-            raise Unreadable(f"frame {name!r}: {error}") from error
+            raise Unreadable(f"frame {name!r}: {error}", error.passing) from error
 
     def video_size(self, video: int) -> tuple[int, int] | None:
         """See :meth:`StoredVideos.video_size`."""
         try:
             return image_size(self._files.read(self.first_frame(video)))
         except Unreadable as error:
-            raise UnreadableVideo(self.path(video), str(error)) from error
+            raise UnreadableVideo(self.path(video), str(error), error.passing) from error
 
 
 def images_by_folder(names: Sequence[str], root: str) -> dict[str, list[str]]:

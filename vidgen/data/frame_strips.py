@@ -96,6 +96,10 @@ class FrameStrips(StoredVideos):
         """See :meth:`StoredVideos.keep`."""
         self._files = self._files.take([self._files.names[number] for number in kept])
 
+    def signature(self) -> bytes:
+        """See :meth:`StoredVideos.signature`."""
+        return self._files.signature()
+
     def _size(self, number: int) -> tuple[int, int]:
         in_folder = isinstance(self._files, FolderFiles)
         return image_size(self._files.path(number) if in_folder else self._files.read(number))
@@ -121,7 +125,7 @@ class FrameStrips(StoredVideos):
         try:
             width, height = self._size(video)
         except Unreadable as error:
-            raise UnreadableVideo(self.path(video), str(error)) from error
+            raise UnreadableVideo(self.path(video), str(error), error.passing) from error
         step = self.frame_step or min(width, height)
         return (step, height) if width > height else (width, step)
 

@@ -50,7 +50,11 @@ class ImageFolder(StoredVideos):
 
     def keep(self, kept: NDArray[np.int64]) -> None:
         """See :meth:`StoredVideos.keep`."""
-        self._files = self._files.take([self._files.names[number] for number in kept])
+        self._files = self._files.take(kept)
+
+    def signature(self) -> bytes:
+        """See :meth:`StoredVideos.signature`."""
+        return self._files.signature()
 
     def frames(self, video: int, times: Sequence[int]) -> Sequence[Frames]:
         """See :meth:`StoredVideos.frames`."""
@@ -62,4 +66,4 @@ class ImageFolder(StoredVideos):
         try:
             return image_size(self._files.read(video))
         except Unreadable as error:
-            raise UnreadableVideo(self.path(video), str(error)) from error
+            raise UnreadableVideo(self.path(video), str(error), error.passing) from error

@@ -260,8 +260,8 @@ def _together(values: Sequence[Tensor]) -> Tensor:
 def read_clip(dataset: VideoDataset, request: ClipRequest, skipped: Skipped) -> Batch | None:
     """Read a clip, or, where a video turns out to be damaged or gone, a clip of the next video that can be read.
 
-    What stands in depends on the request alone: the clip that the next video gives for the same seed, and where one frame
-    was asked for, the same frame of it, counted again from its start where it is shorter.
+    What stands in depends on the request alone: the clip that the next video gives for the same seed, and where one
+    frame was asked for, the same frame of it, counted again from its start where it is shorter.
 
     Args:
         dataset: what is read.

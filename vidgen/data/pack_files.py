@@ -14,6 +14,7 @@ Every file is written beside its place and moved there when it is whole, so a sh
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -30,12 +31,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidgen.atomic import PARTIAL_SUFFIX, atomic_file
+from vidgen.atomic import PARTIAL_SUFFIX, atomic_file, drop_partial
+from vidgen.data.dataset import VideoDataset
+from vidgen.data.stored import StoredVideos
 from vidgen.data.tables import StringTable
 from vidgen.errors import UserError
 
 FORMAT = 1
 PLAN, INDEX, PACK = "plan.json", "index.npz", "pack.json"
+
+FEWEST_SHARDS = 16
+"""Shards of a pack, where it has as many videos: small data sets too should keep several processes busy."""
+
+CHOSEN_AT_READING = frozenset(
+    ("num_frames", "stride", "clips", "min_length", "flip", "split", "cache_mb", "decoder", "verify")
+)
+"""Arguments of data sets of files that change no packed pixel; which videos they leave is told by their names."""
 
 Layout = dict[str, tuple[str, list[int]]]
 """Name -> type and ``(C, H, W)`` of what there is of each frame, in order."""
@@ -58,6 +69,7 @@ class Plan:
         folder: the folder that holds everything, with ``/``, where a zip was packed that has one; names in the pack are
             those below it, since lists, patterns and splits do not see it either.
         bounds: first video of each shard, and at the end the number of videos.
+        skipped: files that the data set could not use, and why; they are in no shard.
     """
 
     fingerprint: str
@@ -65,6 +77,7 @@ class Plan:
     spec: dict[str, Any]
     folder: str
     bounds: tuple[int, ...]
+    skipped: dict[str, str]
 
     @property
     def num_shards(self) -> int:
@@ -187,13 +200,127 @@ def read_plan(out: Path) -> Plan | None:
         text = json.loads((out / PLAN).read_text())
         if text["format"] != FORMAT:
             raise UserError(f"{out / PLAN}: of format {text['format']}, this version reads {FORMAT}; pack anew")
-        return Plan(text["fingerprint"], text["settings"], text["spec"], text["folder"], tuple(text["bounds"]))
+        return Plan(
+            text["fingerprint"],
+            text["settings"],
+            text["spec"],
+            text["folder"],
+            tuple(text["bounds"]),
+            dict(text.get("skipped", {})),
+        )
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UserError(f"{out / PLAN}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out / PLAN}: damaged; remove the folder and pack anew") from error
+
+
+def make_plan(dataset: VideoDataset, settings: Mapping[str, Any], shard_bytes: int) -> Plan:
+    """Divide a data set into shards of about equal size, the same ones whenever and wherever it is done.
+
+    Args:
+        dataset: what is packed.
+        settings: its configuration.
+        shard_bytes: pixels of a shard, at most about; less where there would be fewer than :data:`FEWEST_SHARDS`.
+
+    Returns:
+        The plan. What is chosen anew at reading, as the frames of a clip are, does not change it.
+
+    Raises:
+        UserError: a file of the data set is gone.
+    """
+    spec = dataset.spec
+    sizes = dataset.lengths * (spec.channels * spec.resolution * (spec.width or spec.resolution))
+    bounds = _bounds(sizes.tolist(), shard_bytes)
+    plain = json.loads(json.dumps(dict(settings), default=_plain, sort_keys=True))
+    folder = _only_folder(dataset, (plain.get("split") or {}).get("folder"))
+    described = spec.to_dict()
+    deciding = dict(described)
+    arrays: list[NDArray[Any] | None] = [dataset.lengths, dataset.labels]
+    signature = b""
+    if isinstance(dataset, StoredVideos):
+        plain = {key: value for key, value in plain.items() if key not in CHOSEN_AT_READING}
+        deciding.pop("num_frames")
+        arrays += [dataset.attributes, dataset.names.data, dataset.names.ends]
+        signature = dataset.signature()
+    if "root" in plain:
+        plain["root"] = os.path.normpath(plain["root"])
+    about = [FORMAT, plain, deciding, folder, bounds]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for array in arrays:
+        digest.update(b"" if array is None else array.tobytes())
+    digest.update(signature)
+    return Plan(digest.hexdigest(), plain, described, folder, tuple(bounds), dict(dataset.skipped))
+
+
+def _bounds(sizes: Sequence[int], shard_bytes: int) -> list[int]:
+    """First video of each shard, and at the end the number of videos.
+
+    Args:
+        sizes: bytes of each video.
+        shard_bytes: bytes of a shard; it has more only where a single video has.
+    """
+    fewest = min(FEWEST_SHARDS, len(sizes))
+    most = min(shard_bytes, -(-sum(sizes) // FEWEST_SHARDS))
+    while True:
+        bounds, filled = [0], 0
+        for video, size in enumerate(sizes):
+            if filled and filled + size > most:
+                bounds.append(video)
+                filled = 0
+            filled += size
+        if len(bounds) >= fewest:
+            return [*bounds, len(sizes)]
+        most //= 2  # a few long videos fill shards of their own and leave too few to the others
+
+
+def _plain(value: Any) -> Any:
+    return vars(value) if hasattr(value, "__dataclass_fields__") else str(value)
+
+
+def _only_folder(dataset: VideoDataset, chosen: str | None) -> str:
+    """The folder that holds everything in a zip, with its ``/``, unless it was chosen as a part."""
+    if not isinstance(dataset, StoredVideos) or Path(dataset.root).is_dir():
+        return ""
+    names = copy.copy(dataset).find()  # a copy, since it changes what a data set knows of its files
+    folder = names[0].split("/")[0] + "/"
+    return folder if folder != f"{chosen}/" and all(name.startswith(folder) for name in names) else ""
+
+
+def agree(out: Path, plan: Plan) -> Plan:
+    """The plan of a folder, which is this one; a folder that has none gets it.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
+    strangers = out.is_dir() and any(not name.startswith(".") for name in os.listdir(out))
+    known = read_plan(out)  # after the look at the folder: another process may have begun the same pack meanwhile
+    if known is None:
+        if strangers:
+            raise UserError(f"--out: {out} is not empty and holds no pack; choose another folder")
+        write_json(out / PLAN, {"format": FORMAT, **vars(plan)})
+        return plan
+    if known.fingerprint == plan.fingerprint:
+        return known
+    for key in sorted({*known.settings, *plan.settings}):
+        old, new = known.settings.get(key), plan.settings.get(key)
+        if old != new:
+            raise UserError(
+                f"--out: {out} holds a pack with data.{key} {old!r}, now it is {new!r}; choose another folder"
+            )
+    raise UserError(
+        f"--out: {out} holds a pack of other videos, of files that were replaced since, or of other shards;"
+        " choose another folder"
+    )
+
+
+def drop_partials(out: Path, shards: Sequence[int] | None = None) -> None:
+    """Remove what killed runs have left of some shards, or of all files; what others are writing stays."""
+    stems = None if shards is None else {shard_path(out, shard, "bin").stem for shard in shards}
+    for path in out.glob(f".*{PARTIAL_SUFFIX}"):
+        if stems is None or path.name[1:].split(".")[0] in stems:
+            drop_partial(path)
 
 
 def is_finished(out: Path, shard: int) -> bool:

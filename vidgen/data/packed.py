@@ -105,6 +105,7 @@ class Packed(StoredVideos):
             split=split,
         )
         self.spec = replace(self.spec, attribute_values=self.packed_spec.attribute_values)
+        self.skipped = dict(self.about["skipped"])
 
     def find(self) -> Sequence[str]:
         """See :meth:`StoredVideos.find`."""
@@ -146,6 +147,10 @@ class Packed(StoredVideos):
         shard = int(self._shards[self._videos[video]])
         return f"{shard_path(Path(self.root), shard, 'bin')} ({self.names[video]})"
 
+    def signature(self) -> bytes:
+        """See :meth:`StoredVideos.signature`; the checksums of all frames are in it."""
+        return str(self.about["index"]).encode()
+
     def frames(self, video: int, times: Sequence[int]) -> Iterable[Frames]:
         """See :meth:`StoredVideos.frames`."""
         return self._parts(self._rows(video, times))["video"]
@@ -155,7 +160,7 @@ class Packed(StoredVideos):
         try:
             planes = self._parts(self._rows(video, times))
         except Unreadable as error:
-            raise UnreadableVideo(self.path(video), str(error)) from error
+            raise UnreadableVideo(self.path(video), str(error), error.passing) from error
         width = self.width(resolution)
         for name, frames in planes.items():
             if frames.shape[1:3] != (resolution, width):
@@ -178,13 +183,15 @@ class Packed(StoredVideos):
         number = int(self._videos[video])
         size = self._frame_bytes
         offset, length = int(self._pack.offsets[number]), int(self._pack.lengths[number])
-        whole = self._maps.get(int(self._shards[number]))
-        rows = whole[offset : offset + length * size].reshape(length, size)[_as_slice(times)]
-        if self.verify:
-            first = int(self._first_checksums[number])
-            for time, row in zip(times, rows, strict=True):
-                if zlib.crc32(row) != self._pack.checksums[first + time]:
-                    raise Unreadable(f"frame {time} differs from its checksum")
+        shard = int(self._shards[number])
+        if not self.verify:
+            whole = self._maps.get(shard)
+            return whole[offset : offset + length * size].reshape(length, size)[_as_slice(times)]
+        rows = self._maps.read(shard, [offset + time * size for time in times], size)
+        first = int(self._first_checksums[number])
+        for time, row in zip(times, rows, strict=True):
+            if zlib.crc32(row) != self._pack.checksums[first + time]:
+                raise Unreadable(f"frame {time} differs from its checksum")
         return rows
 
     def _parts(self, rows: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
@@ -240,24 +247,55 @@ class ShardMaps:
             return self._maps[shard]
         try:
             whole = np.memmap(shard_path(self.root, shard, "bin"), np.uint8, "r").view(np.ndarray)
-        except FileNotFoundError:
-            raise Unreadable("the shard is gone") from None
         except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from error
+            raise _unreadable(error) from error
         except ValueError as error:  # NumPy's for an empty file
             raise Unreadable("the shard is empty") from error
-        if len(whole) != self.sizes[shard]:
-            raise Unreadable(f"the shard has {len(whole)} bytes and should have {self.sizes[shard]}")
+        self._check_size(shard, len(whole))
         self._maps[shard] = whole
         if len(self._maps) > MOST_MAPS:
             self._maps.popitem(last=False)
         return whole
+
+    def read(self, shard: int, offsets: Sequence[int], size: int) -> NDArray[np.uint8]:
+        """Parts of a shard, read and not mapped: to touch what was cut off a file that is mapped ends the process.
+
+        Args:
+            shard: its number.
+            offsets: where each part begins, bytes.
+            size: bytes of each part.
+
+        Returns:
+            ``(len(offsets), size)``.
+
+        Raises:
+            Unreadable: it is gone or cut off.
+        """
+        parts = np.empty((len(offsets), size), np.uint8)
+        try:
+            with open(shard_path(self.root, shard, "bin"), "rb", buffering=0) as file:
+                self._check_size(shard, os.fstat(file.fileno()).st_size)
+                for part, offset in zip(parts, offsets, strict=True):
+                    if os.preadv(file.fileno(), [part.data], offset) != size:
+                        raise Unreadable("the shard was cut off while it was read")
+        except OSError as error:
+            raise _unreadable(error) from error
+        return parts
+
+    def _check_size(self, shard: int, size: int) -> None:
+        if size != self.sizes[shard]:
+            raise Unreadable(f"the shard has {size} bytes and should have {self.sizes[shard]}")
 
     def __len__(self) -> int:
         return len(self._maps)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": OrderedDict()}
+
+
+def _unreadable(error: OSError) -> Unreadable:
+    gone = isinstance(error, FileNotFoundError)
+    return Unreadable("the shard is gone" if gone else error.strerror or str(error), passing=True)
 
 
 def _read_about(root: Path) -> dict[str, Any]:

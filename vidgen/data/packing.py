@@ -6,9 +6,6 @@ any number of runs on any number of machines (``--shard i/n``), and the last one
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
 import multiprocessing
 import os
 import signal
@@ -18,7 +15,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -28,8 +24,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vidgen.atomic import PARTIAL_SUFFIX, atomic_file
+from vidgen.atomic import atomic_file
 from vidgen.data.dataset import UnreadableVideo, VideoDataset
+from vidgen.data.inspection_report import printable
 from vidgen.data.pack_files import (
     FORMAT,
     INDEX,
@@ -38,9 +35,12 @@ from vidgen.data.pack_files import (
     Layout,
     Plan,
     Shard,
+    agree,
+    drop_partials,
     file_digest,
     is_finished,
     link_or_copy,
+    make_plan,
     read_plan,
     shard_path,
     write_json,
@@ -55,7 +55,7 @@ CHUNK_BYTES = 2**26
 """Pixels that a process holds at once."""
 
 MOST_UNREADABLE = 64
-"""Videos of a shard in a row that may turn out to be unreadable before it is taken for an error of the disk."""
+"""Videos in a row, over all shards of a process, that may be unreadable before it is taken for an error of the disk."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class PackReport:
         num_videos: videos in it so far.
         num_frames: their frames.
         num_bytes: their pixels.
-        skipped: videos that could not be read, and why.
+        skipped: files that the data set could not use and videos that could not be read, and why.
         missing: shards that are still to be made.
     """
 
@@ -91,7 +91,34 @@ class PackReport:
             )
         else:
             lines.append(f"train from it with data='{{name: packed, root: {self.out}, ...}}'")
-        return "\n".join(lines)
+        return "\n".join(printable(line) for line in lines)
+
+
+@dataclass
+class Failures:
+    """How many videos in a row a process could not read."""
+
+    in_a_row: int = 0
+
+    def count(self, error: UnreadableVideo) -> None:
+        """Note a video that cannot be read, and stop where that is no fault of its own.
+
+        A pack of what was read before would look whole.
+
+        Raises:
+            UserError: it may be readable another time, or as many in a row as is unlikely cannot be read.
+        """
+        self.in_a_row += 1
+        if error.passing:
+            raise UserError(
+                f"{error.path!r} was there at the start and cannot be read now ({error.reason});"
+                " put that right and give the command again"
+            )
+        if self.in_a_row >= MOST_UNREADABLE:
+            raise UserError(
+                f"{self.in_a_row} videos in a row cannot be read (the last, {error.path!r}: {error.reason});"
+                " is the disk still there?"
+            )
 
 
 def pack(
@@ -112,7 +139,8 @@ def pack(
         out: folder of the pack.
         workers: processes that decode.
         part: ``(i, n)`` makes every n-th shard, from the i-th, counted from 0.
-        shard_bytes: pixels of a shard, about; a video is never split.
+        shard_bytes: pixels of a shard, at most about; see :func:`~vidgen.data.pack_files.make_plan`. A video is never
+            split.
         quiet: show no progress.
 
     Returns:
@@ -121,95 +149,26 @@ def pack(
     Raises:
         UserError: the folder holds a pack of other data or settings, the disk is full, no video can be read, ...
     """
-    plan = _agree(out, make_plan(dataset, settings, shard_bytes))
+    plan = agree(out, make_plan(dataset, settings, shard_bytes))
+    failures = Failures()
     mine = [shard for shard in range(part[0], plan.num_shards, part[1]) if not is_finished(out, shard)]
-    _drop_partials(out, mine)
+    drop_partials(out, mine)
     videos = sum(len(plan.videos(shard)) for shard in mine)
     with Progress(videos, "packed", "videos", not quiet, last_line=False, file=sys.stderr) as progress:
         if workers <= 1 or len(mine) <= 1:
             for shard in mine:
-                write_shard(dataset, out, plan, shard, progress.advance)
+                write_shard(dataset, out, plan, shard, failures, progress.advance)
         else:
             try:
                 for shard in _write_in_processes(dataset, out, plan, mine, workers):
                     progress.advance(len(plan.videos(shard)))
             finally:
-                _drop_partials(out, mine)  # of processes that were interrupted or killed
+                drop_partials(out, mine)  # of processes that were interrupted or killed
     missing = tuple(shard for shard in range(plan.num_shards) if not is_finished(out, shard))
     if missing:
         made = [Shard.read(shard_path(out, n, "npz")) for n in range(plan.num_shards) if n not in missing]
-        return _report(out, made, missing)
+        return _report(out, plan, made, missing)
     return finish(out)
-
-
-def make_plan(dataset: VideoDataset, settings: Mapping[str, Any], shard_bytes: int) -> Plan:
-    """Divide a data set into shards of about equal size, the same ones whenever and wherever it is done."""
-    spec = dataset.spec
-    frame_bytes = spec.channels * spec.resolution * (spec.width or spec.resolution)
-    bounds = [0]
-    size = 0
-    for video, length in enumerate(dataset.lengths.tolist()):
-        if size and size + length * frame_bytes > shard_bytes:
-            bounds.append(video)
-            size = 0
-        size += length * frame_bytes
-    bounds.append(len(dataset))
-    plain = json.loads(json.dumps(dict(settings), default=_plain, sort_keys=True))
-    folder = _only_folder(dataset, (plain.get("split") or {}).get("folder"))
-    about = [FORMAT, plain, spec.to_dict(), folder, bounds]
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    arrays: list[NDArray[Any] | None] = [dataset.lengths, dataset.labels]
-    if isinstance(dataset, StoredVideos):
-        arrays += [dataset.attributes, dataset.names.data, dataset.names.ends]
-    for array in arrays:
-        digest.update(b"" if array is None else array.tobytes())
-    return Plan(digest.hexdigest(), plain, spec.to_dict(), folder, tuple(bounds))
-
-
-def _plain(value: Any) -> Any:
-    return vars(value) if hasattr(value, "__dataclass_fields__") else str(value)
-
-
-def _only_folder(dataset: VideoDataset, chosen: str | None) -> str:
-    """The folder that holds everything in a zip, with its ``/``, unless it was chosen as a part."""
-    if not isinstance(dataset, StoredVideos) or Path(dataset.root).is_dir():
-        return ""
-    names = copy.copy(dataset).find()  # a copy, since it changes what a data set knows of its files
-    folder = names[0].split("/")[0] + "/"
-    return folder if folder != f"{chosen}/" and all(name.startswith(folder) for name in names) else ""
-
-
-def _agree(out: Path, plan: Plan) -> Plan:
-    """The plan of the folder, which is this one.
-
-    Raises:
-        UserError: the folder holds something else.
-    """
-    strangers = out.is_dir() and any(not name.startswith(".") for name in os.listdir(out))
-    known = read_plan(out)  # after the look at the folder: another process may have begun the same pack meanwhile
-    if known is None:
-        if strangers:
-            raise UserError(f"--out: {out} is not empty and holds no pack; choose another folder")
-        write_json(out / PLAN, {"format": FORMAT, **vars(plan)})
-        return plan
-    if known.fingerprint == plan.fingerprint:
-        return known
-    for key in sorted({*known.settings, *plan.settings}):
-        old, new = known.settings.get(key), plan.settings.get(key)
-        if old != new:
-            raise UserError(
-                f"--out: {out} holds a pack with data.{key} {old!r}, now it is {new!r}; choose another folder"
-            )
-    raise UserError(f"--out: {out} holds a pack of other videos, or of other shards; choose another folder")
-
-
-def _drop_partials(out: Path, shards: Sequence[int] | None = None) -> None:
-    """Remove what killed runs have left of some shards, or of all files."""
-    stems = None if shards is None else {shard_path(out, shard, "bin").stem for shard in shards}
-    for path in out.glob(f".*{PARTIAL_SUFFIX}"):
-        if stems is None or path.name[1:].split(".")[0] in stems:
-            with suppress(OSError):
-                path.unlink()
 
 
 def write_shard(
@@ -217,6 +176,7 @@ def write_shard(
     out: Path,
     plan: Plan,
     shard: int,
+    failures: Failures,
     advance: Callable[[], None] = lambda: None,
 ) -> None:
     """Write one shard, whole or not at all.
@@ -226,10 +186,12 @@ def write_shard(
         out: folder of the pack.
         plan: what is packed into which shard.
         shard: number of the shard.
+        failures: of this process so far.
         advance: called after each video.
 
     Raises:
-        UserError: the disk is full, writing is not possible, or :data:`MOST_UNREADABLE` videos in a row cannot be read.
+        UserError: the disk is full, writing is not possible, a video is gone for the time being, or
+            :data:`MOST_UNREADABLE` in a row cannot be read.
     """
     packed: list[tuple[int, int, int]] = []  # video, length, offset
     checksums: list[NDArray[np.uint32]] = []
@@ -244,8 +206,9 @@ def write_shard(
                 file.seek(start)
                 file.truncate()
                 skipped[video] = error.reason
-                _check_disk(skipped, video, error)
+                failures.count(error)
             else:
+                failures.in_a_row = 0
                 packed.append((video, len(sums), start))
                 checksums.append(sums)
             advance()
@@ -264,19 +227,6 @@ def write_shard(
         StringTable(_name(dataset, plan, video) for video in skipped),
         StringTable(skipped.values()),
     ).write(shard_path(out, shard, "npz"))
-
-
-def _check_disk(skipped: Mapping[int, str], video: int, error: UnreadableVideo) -> None:
-    """Stop where nothing can be read any more; a pack of what was read before would look whole.
-
-    Raises:
-        UserError: as many videos in a row as is unlikely.
-    """
-    if all(before in skipped for before in range(video - MOST_UNREADABLE + 1, video + 1)):
-        raise UserError(
-            f"{MOST_UNREADABLE} videos in a row cannot be read (the last, {error.path!r}: {error.reason});"
-            " is the disk still there?"
-        )
 
 
 def _facts(dataset: VideoDataset, videos: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -341,14 +291,14 @@ def _kind(array: NDArray[Any]) -> tuple[str, list[int]]:
     return array.dtype.str, [channels, height, width]
 
 
-_task: tuple[VideoDataset, Path, Plan]
+_task: tuple[VideoDataset, Path, Plan, Failures]
 """What a worker process works on."""
 
 
 def _start_worker(dataset: VideoDataset, out: Path, plan: Plan) -> None:
     """Prepare a worker process: it ends with its parent, however that ends, and in silence after an interrupt."""
     global _task
-    _task = dataset, out, plan
+    _task = dataset, out, plan, Failures()
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is for what a script has put into the background
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -365,8 +315,9 @@ def _end_with_parent() -> None:
 
 def _work(shard: int) -> tuple[int, str | None]:
     """One shard in a worker process; an error of the user travels as its message."""
+    dataset, out, plan, failures = _task
     try:
-        write_shard(*_task, shard)
+        write_shard(dataset, out, plan, shard, failures)
     except UserError as error:
         return shard, str(error)
     return shard, None
@@ -420,7 +371,7 @@ def merge(parts: Sequence[Path], out: Path) -> PackReport:
     for part, plan in zip(parts, plans, strict=True):
         if plan.fingerprint != plans[0].fingerprint:
             raise UserError(f"{part} and {parts[0]} are parts of different packs; merge parts of one")
-    _agree(out, plans[0])
+    agree(out, plans[0])
     for shard in range(plans[0].num_shards):
         _gather(parts, out, shard)
     missing = [shard for shard in range(plans[0].num_shards) if not is_finished(out, shard)]
@@ -452,19 +403,15 @@ def finish(out: Path) -> PackReport:
     plan = read_plan(out)
     assert plan is not None
     shards = [Shard.read(shard_path(out, shard, "npz")) for shard in range(plan.num_shards)]
-    report = _report(out, shards, ())
+    report = _report(out, plan, shards, ())
     if not report.num_videos:
         first, reason = next(iter(report.skipped.items()))
         raise UserError(
             f"--out: {out}: none of its {counted(len(report.skipped), 'video')} could be read"
             f" (the first, {first!r}: {reason}); remove the folder, repair them and pack anew"
         )
-    try:
-        _write_index(out, plan, shards, report.skipped)
-    except UserError:
-        if not _has_index(out):  # else another process has finished at the same moment
-            raise
-    _drop_partials(out)
+    _write_index(out, plan, shards, report.skipped)
+    drop_partials(out)
     return report
 
 
@@ -478,19 +425,13 @@ def _write_index(out: Path, plan: Plan, shards: Sequence[Shard], skipped: Mappin
     write_json(out / PACK, about)
 
 
-def _has_index(out: Path) -> bool:
-    try:
-        return file_digest(out / INDEX) == json.loads((out / PACK).read_text())["index"]
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _report(out: Path, shards: Sequence[Shard], missing: tuple[int, ...]) -> PackReport:
+def _report(out: Path, plan: Plan, shards: Sequence[Shard], missing: tuple[int, ...]) -> PackReport:
+    skipped = {name: reason for shard in shards for name, reason in zip(shard.skipped, shard.reasons, strict=True)}
     return PackReport(
         out,
         sum(len(shard.lengths) for shard in shards),
         int(sum(shard.lengths.sum() for shard in shards)),
         sum(shard.size for shard in shards),
-        {name: reason for shard in shards for name, reason in zip(shard.skipped, shard.reasons, strict=True)},
+        {**plan.skipped, **skipped},
         missing,
     )

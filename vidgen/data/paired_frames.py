@@ -110,6 +110,10 @@ class PairedFrames(FrameFolder):
             self._beside[kind] = self._files.take([name for number in kept for name in pictures[videos[number]]])
         super().keep(kept)
 
+    def signature(self) -> bytes:
+        """See :meth:`StoredVideos.signature`."""
+        return b"".join(files.signature() for files in (self._files, *self._beside.values()))
+
     def planes(self, video: int, times: Sequence[int], resolution: int) -> dict[str, NDArray[Any]]:
         """See :meth:`StoredVideos.planes`; adds ``condition``, and ``instance`` where there are some."""
         planes = super().planes(video, times, resolution)
@@ -118,7 +122,7 @@ class PairedFrames(FrameFolder):
             if "inst" in self._beside:
                 planes["instance"] = self._fitted_beside("inst", video, times, resolution, False)
         except Unreadable as error:
-            raise UnreadableVideo(self.path(video), str(error)) from error
+            raise UnreadableVideo(self.path(video), str(error), error.passing) from error
         return planes
 
     def _fitted_beside(
@@ -133,7 +137,7 @@ class PairedFrames(FrameFolder):
                 data = files.read(number)
                 stored = keep_channels(decode_image(data), 3) if as_image else decode_numbers(data)
             except Unreadable as error:
-                raise Unreadable(f"{files.names[number]!r}: {error}") from error
+                raise Unreadable(f"{files.names[number]!r}: {error}", error.passing) from error
             fitted.append(
                 resize_frames(
                     stored[None],

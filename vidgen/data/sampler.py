@@ -66,11 +66,19 @@ def locate_frames(items: Integers, lengths: Integers, official: bool = False) ->
     Returns:
         Indices of the videos and of the frames in them.
     """
-    ends = np.concatenate([[0], np.cumsum(lengths)])
+    return _locate(items, _first_frames(lengths), official)
+
+
+def _first_frames(lengths: Integers) -> Integers:
+    """Number of each video's first frame in a count over all frames, and the number of all frames."""
+    return np.concatenate([[0], np.cumsum(lengths)])
+
+
+def _locate(items: Integers, first: Integers, official: bool) -> tuple[Integers, Integers]:
     if official:
         items = np.maximum(items - 1, 0)
-    videos = np.searchsorted(ends, items, side="right") - 1
-    return videos, items - ends[videos]
+    videos = np.searchsorted(first, items, side="right") - 1
+    return videos, items - first[videos]
 
 
 class IterationSampler(Sampler[list[BatchRequest]]):
@@ -115,8 +123,10 @@ class IterationSampler(Sampler[list[BatchRequest]]):
         self.world_size = world_size
         self.start_iteration = start_iteration
         self._clips = EndlessOrder(len(dataset) * clips_per_video, batch_size, seed, "clips")
-        frames = int(dataset.lengths.sum())
-        self._images = EndlessOrder(frames, images_per_batch, seed, "images") if images_per_batch else None
+        self._images: EndlessOrder | None = None
+        if images_per_batch:
+            self._first_frames = _first_frames(dataset.lengths)
+            self._images = EndlessOrder(int(self._first_frames[-1]), images_per_batch, seed, "images")
 
     def __iter__(self) -> Iterator[list[BatchRequest]]:
         return map(self.iteration, count(self.start_iteration))
@@ -144,7 +154,7 @@ class IterationSampler(Sampler[list[BatchRequest]]):
         assert self._images is not None
         epoch, items = self._images.batch(number)
         items = items[self.rank :: self.world_size]
-        videos, frames = locate_frames(items, self.dataset.lengths, self.official_frame_index)
+        videos, frames = _locate(items, self._first_frames, self.official_frame_index)
         resolution = self.dataset.spec.resolution
         return tuple(
             ClipRequest(video, (frame,), resolution, derive_seed(self.seed, "image", epoch, item))

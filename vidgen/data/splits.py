@@ -22,8 +22,10 @@ class Split:
     Args:
         by: ``none`` takes all videos; ``folder`` those under ``root/<folder>``; ``file`` those listed in ``file``;
             ``fraction`` a seeded random share; ``group`` the ``groups`` that ``pattern`` finds in the paths.
-        folder: a folder in ``root`` (``train``). Class numbers are those of ``root/train`` where that exists.
-        file: a text file with one path relative to ``root`` per line; empty lines and lines from ``#`` are skipped.
+        folder: a folder in ``root`` (``train``; ``./train/`` is the same). Class numbers are those of ``root/train``
+            where that exists.
+        file: a text file in UTF-8 with one path relative to ``root`` per line; empty lines and lines from ``#`` are
+            skipped.
         part: ``train`` for the share itself, ``val`` for the rest.
         fraction: share of the groups in part ``train``, between 0 and 1.
         seed: seed of the random share.
@@ -43,6 +45,12 @@ class Split:
     pattern: str | None = None
     divide: int = 1
     groups: Sequence[int | str] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.folder, str):
+            top = "/" if self.folder.startswith("/") else ""
+            parts = [part for part in self.folder.split("/") if part not in ("", ".")]
+            object.__setattr__(self, "folder", top + "/".join(parts))
 
 
 _USED = {
@@ -70,6 +78,10 @@ def check_split(split: Split) -> None:
     for name in _NEEDED[split.by]:
         if not getattr(split, name):
             raise UserError(f"data.split.by {split.by!r} needs data.split.{name}")
+    if split.folder is not None and (split.folder.startswith("/") or ".." in split.folder.split("/")):
+        raise UserError(
+            f"data.split.folder {split.folder!r} must be the path of a folder below data.root, without '..', as 'train'"
+        )
     if not 0 < split.fraction < 1:
         raise UserError(f"data.split.fraction is {split.fraction}; it must lie between 0 and 1")
     if split.divide < 1:
@@ -163,15 +175,17 @@ def _named(keys: Sequence[str], split: Split, root: Path) -> set[str]:
 
 def _listed(paths: Sequence[str], file: Path, root: Path) -> list[str]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_bytes().decode("utf-8-sig").split("\n")  # names may hold what else ends a line
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise UserError(f"data.split.file {str(file)!r} cannot be read: {reason}") from error
-    wanted = {line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")}
+    stripped = [line.strip() for line in lines]
+    wanted = {line.removeprefix("./") for line in stripped if line and not line.startswith("#")}
     if not wanted:
         raise UserError(f"data.split.file {str(file)!r} lists no video")
     missing = sorted(wanted - set(paths))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"data.split.file {str(file)!r} lists {missing[0]!r}{more}, not found in {str(root)!r}")
+        hint = "; one path per line, without the number" if re.search(r"\s\d+$", missing[0]) else ""
+        raise UserError(f"data.split.file {str(file)!r} lists {missing[0]!r}{more}, not found in {str(root)!r}{hint}")
     return [path for path in paths if path in wanted]

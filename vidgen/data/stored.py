@@ -182,6 +182,14 @@ class StoredVideos(VideoDataset):
             Unreadable: the video cannot be read.
         """
 
+    def signature(self) -> bytes:
+        """What tells the files of this data set from others of the same names, the same wherever they are copied to.
+
+        Raises:
+            UserError: one of them is gone.
+        """
+        return b""
+
     def pixel_aspect(self, video: int) -> Fraction:
         """Width of a stored pixel divided by its height."""
         return Fraction(1)
@@ -233,7 +241,7 @@ class StoredVideos(VideoDataset):
         try:
             return np.stack([self.fit(frame, resolution, aspect) for frame in self.frames(video, times)])
         except Unreadable as error:
-            raise UnreadableVideo(self.path(video), str(error)) from error
+            raise UnreadableVideo(self.path(video), str(error), error.passing) from error
 
     def pack(self, video: int, times: Sequence[int]) -> dict[str, NDArray[Any]]:
         """See :meth:`VideoDataset.pack`; frames keep the bytes that they have here."""
@@ -286,6 +294,11 @@ class StoredVideos(VideoDataset):
                 f"data.root {self.root!r}: none of its {counted(len(listing.names) - len(bad), 'video')} has"
                 f" {min_length} frames (the longest has {measured.lengths.max()});"
                 " lower data.num_frames, data.stride or data.min_length"
+            )
+        if listing.loose:
+            self._notice(
+                f"{self.root}: left out {counted(len(listing.loose), 'video')} in no class folder (the first:"
+                f" {listing.loose[0]!r}); data.labels.by none uses all without classes"
             )
         num_short = len(listing.names) - len(bad) - len(kept)
         if num_short:

@@ -98,13 +98,17 @@ class VideoFolder(StoredVideos):
         self._files = self._files.take([self._files.names[number] for number in kept])
         self._index = self._index.take(kept)
 
+    def signature(self) -> bytes:
+        """See :meth:`StoredVideos.signature`."""
+        return self._index.entries["size"].tobytes()
+
     def fitted(self, video: int, times: Sequence[int], resolution: int) -> Frames:
         """See :meth:`StoredVideos.fitted`; each frame is resized as soon as it is decoded."""
         aspect = self.pixel_aspect(video)
         try:
             return np.stack(self._read(video, times, lambda frame: self.fit(frame, resolution, aspect)))
         except Unreadable as error:
-            raise UnreadableVideo(self.path(video), str(error)) from error
+            raise UnreadableVideo(self.path(video), str(error), error.passing) from error
 
     def frames(self, video: int, times: Sequence[int]) -> Sequence[Frames]:
         """See :meth:`StoredVideos.frames`."""
