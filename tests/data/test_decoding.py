@@ -291,6 +291,11 @@ def test_a_sound_file_has_no_video(tmp_path):
     assert reason(tmp_path / "sound.mp4") == "it has no video stream"
 
 
+def test_a_link_to_itself_is_refused(tmp_path):
+    (tmp_path / "a.mp4").symlink_to("a.mp4")
+    assert reason(tmp_path / "a.mp4") == "a link that leads nowhere"
+
+
 def test_a_file_that_may_not_be_read_is_refused(made, monkeypatch):
     def refuses(*arguments: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")  # root would be let in

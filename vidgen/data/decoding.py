@@ -199,6 +199,10 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         raise Unreadable("a link that leads nowhere" if os.path.islink(path) else "it is gone", passing=True) from None
     except PermissionError:
         raise Unreadable("permission denied", passing=True) from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Unreadable("a link that leads nowhere", passing=True) from None
+        raise
     if not status.st_size:
         raise Unreadable("the file is empty")
 

@@ -94,7 +94,7 @@ class FrameStrips(StoredVideos):
 
     def keep(self, kept: NDArray[np.int64]) -> None:
         """See :meth:`StoredVideos.keep`."""
-        self._files = self._files.take([self._files.names[number] for number in kept])
+        self._files = self._files.take(kept)
 
     def signature(self) -> bytes:
         """See :meth:`StoredVideos.signature`."""

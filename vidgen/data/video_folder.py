@@ -95,7 +95,7 @@ class VideoFolder(StoredVideos):
 
     def keep(self, kept: NDArray[np.int64]) -> None:
         """See :meth:`StoredVideos.keep`."""
-        self._files = self._files.take([self._files.names[number] for number in kept])
+        self._files = self._files.take(kept)
         self._index = self._index.take(kept)
 
     def signature(self) -> bytes:
