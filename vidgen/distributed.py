@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,6 +60,29 @@ def largest(value: int) -> int:
     shared = torch.tensor([value], dtype=torch.int64)
     dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=control_group())
     return int(shared.item())
+
+
+@contextmanager
+def process_group() -> Iterator[int]:
+    """Connect the processes that torchrun or srun has started, for work on host tensors, while the block runs.
+
+    Yields:
+        Rank of this process; 0 where there is one alone, or the processes are connected already.
+
+    Raises:
+        UserError: the environment contradicts itself.
+    """
+    from vidgen.sampling import process_share
+
+    rank, size = process_share()
+    if size == 1 or dist.is_initialized():
+        yield world()[0]
+        return
+    dist.init_process_group("gloo", rank=rank, world_size=size)
+    try:
+        yield rank
+    finally:
+        dist.destroy_process_group()
 
 
 def gather_objects(value: Any) -> list[Any]:

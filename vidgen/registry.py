@@ -93,6 +93,7 @@ MODELS: Registry = Registry("model", {"mocogan": "vidgen.models.mocogan"}, "vidg
 DATASETS: Registry = Registry(
     "dataset",
     {
+        "arrays": "vidgen.data.arrays",
         "frame_folder": "vidgen.data.frame_folder",
         "frame_strips": "vidgen.data.frame_strips",
         "image_folder": "vidgen.data.image_folder",
@@ -104,4 +105,31 @@ DATASETS: Registry = Registry(
     },
     "vidgen.datasets",
 )
-METRICS: Registry = Registry("metric", {}, "vidgen.metrics")
+METRICS: Registry = Registry(
+    "metric",
+    {
+        "acd": "vidgen.metrics.content_distance",
+        "best_of_n": "vidgen.metrics.best_of",
+        "cdfvd": "vidgen.metrics.video_distances",
+        "class_entropies": "vidgen.metrics.class_entropies",
+        "coverage": "vidgen.metrics.manifold",
+        "density": "vidgen.metrics.manifold",
+        "fd_dinov2": "vidgen.metrics.frame_distances",
+        "fid": "vidgen.metrics.frame_distances",
+        "fvd": "vidgen.metrics.video_distances",
+        "fvd_inf": "vidgen.metrics.video_distances",
+        "fvd_windows": "vidgen.metrics.video_distances",
+        "is": "vidgen.metrics.scores",
+        "is_c3d": "vidgen.metrics.scores",
+        "kid": "vidgen.metrics.frame_distances",
+        "kvd": "vidgen.metrics.video_distances",
+        "lpips": "vidgen.metrics.image_quality",
+        "ppl": "vidgen.metrics.perceptual_path",
+        "precision": "vidgen.metrics.manifold",
+        "psnr": "vidgen.metrics.image_quality",
+        "recall": "vidgen.metrics.manifold",
+        "separability": "vidgen.metrics.separability",
+        "ssim": "vidgen.metrics.image_quality",
+    },
+    "vidgen.metrics",
+)

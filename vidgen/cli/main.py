@@ -22,6 +22,7 @@ from vidgen.errors import UserError, did_you_mean
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("vidgen.cli.fit", "train what a config describes"),
+    "eval": ("vidgen.cli.eval", "measure videos, compare the numbers, make a page of them"),
     "sample": ("vidgen.cli.sample", "make videos with a trained model"),
     "data": ("vidgen.cli.data", "look at a data set, or pack it"),
     "models": ("vidgen.cli.models", "list the models, or describe one"),
@@ -94,7 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """The text of ``vidgen --help``."""
-    lines = ["usage: vidgen COMMAND …", "", "Train, sample and convert video generation models.", "", "commands:"]
+    lines = [
+        "usage: vidgen COMMAND …",
+        "",
+        "Train, measure, sample and convert video generation models.",
+        "",
+        "commands:",
+    ]
     lines += [f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items()]
     lines += ["", "`vidgen COMMAND --help` says more; `vidgen --version` prints the version.", ""]
     lines += ["example:", "  vidgen fit --config configs/quickstart.yaml"]

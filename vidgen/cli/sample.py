@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from vidgen.errors import UserError, did_you_mean
 
@@ -66,18 +66,20 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
 def run(args: argparse.Namespace) -> int:
     """Load the model, make the videos, and say where they lie."""
     from vidgen.checkpoint import load
+    from vidgen.cli.device import choose_device
     from vidgen.cli.keywords import parse_keywords
+    from vidgen.cli.trained import class_of_trained, describe_trained
     from vidgen.sampling import file_fingerprint, sample_to_folder
 
-    about, weights = _describe(args.ckpt, args.raw_weights)
-    cls = _model_class(about, args.model, args.ckpt)
+    about, weights = describe_trained(args.ckpt, args.raw_weights)
+    cls = class_of_trained(about, args.model, args.ckpt)
     keywords = parse_keywords(cls, args.keywords, args.options)
     if args.class_name is not None:
         if "label" in keywords:
             raise UserError("--class and --label: say the same thing; give one of them")
         keywords["label"] = class_index(args.class_name, cls, about)
     own = cls if args.model else None
-    model = load(args.ckpt, ema=not args.raw_weights, device=_device(args.device), model=own)
+    model = load(args.ckpt, ema=not args.raw_weights, device=choose_device(args.device), model=own)
     if args.class_name is not None and model.task == "unconditional":
         raise UserError(f"--class {args.class_name}: the model has no classes")
     report = sample_to_folder(
@@ -125,49 +127,9 @@ def class_index(name: str, cls: type[VideoModel], about: dict[str, Any]) -> int:
     raise UserError(f"--class {name}: unknown class{did_you_mean(name, names)} (classes: {', '.join(names)})")
 
 
-def _describe(path: Path, raw_weights: bool) -> tuple[dict[str, Any], Literal["ema", "raw"]]:
-    """What a checkpoint or an exported folder says about itself, and which weights of it are wanted."""
-    from vidgen.checkpoint import read_checkpoint
-    from vidgen.export import read_export
-
-    if path.is_dir():
-        about = read_export(path)
-        if raw_weights and about["weights"] == "ema":
-            raise UserError(f"--raw-weights: {path} has averaged weights only; export the raw ones as well")
-        return about, about["weights"]
-    payload = read_checkpoint(path)
-    return payload["vidgen"], "ema" if payload.get("ema") and not raw_weights else "raw"
-
-
-def _model_class(about: dict[str, Any], own: str | None, path: Path) -> type[VideoModel]:
-    from vidgen.checkpoint import known_class
-    from vidgen.registry import MODELS
-
-    return MODELS.get(own) if own else known_class(str(about["model"]), path)
-
-
 def _keyword_help(path: Path, own: str | None) -> str:
     from vidgen.cli.keywords import describe_keywords
+    from vidgen.cli.trained import class_of_trained, describe_trained
 
-    about, _ = _describe(path, raw_weights=False)
-    return f"keywords of {about['model']}:\n{describe_keywords(_model_class(about, own, path))}\n\n"
-
-
-def _device(name: str | None) -> str:
-    """The device that the user named, or the best there is; several processes on one machine take one GPU each."""
-    import torch
-
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise UserError(f"--device {name}: unknown device; use cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: no CUDA device here; use cpu")
-    if name == "cuda":
-        local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
-        return f"cuda:{local % torch.cuda.device_count()}"
-    return name
+    about, _ = describe_trained(path, raw_weights=False)
+    return f"keywords of {about['model']}:\n{describe_keywords(class_of_trained(about, own, path))}\n\n"

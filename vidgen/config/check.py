@@ -116,7 +116,7 @@ def _check_stage(sections: Mapping[str, Any], key: Key, stage: str | None, text:
     from vidgen.models.base import VideoModel
 
     model_class = _class_of(MODELS, sections["model"], VideoModel, key("model.name"))
-    model = _arguments(sections["model"], parameters_of(model_class), key, "model", paths=True)
+    model = check_arguments(sections["model"], parameters_of(model_class), key, "model", paths=True)
     dataset_class = _class_of(DATASETS, sections["data"], VideoDataset, key("data.name"))
     data = _check_data(sections["data"], dataset_class, key)
     trainer = _check_trainer(sections["trainer"], key)
@@ -134,7 +134,7 @@ def _check_stage(sections: Mapping[str, Any], key: Key, stage: str | None, text:
 
 def _settings(sections: Mapping[str, Any], key: Key) -> dict[str, Any]:
     ema, checkpoint, log = (
-        None if sections.get(name) is None else cls(**_arguments(sections[name], parameters_of(cls), key, name))
+        None if sections.get(name) is None else cls(**check_arguments(sections[name], parameters_of(cls), key, name))
         for name, cls in (("ema", EMASettings), ("checkpoint", CheckpointSettings), ("log", LogSettings))
     )
     seed = _value(sections.get("seed", 0), int, key("seed"))
@@ -185,7 +185,7 @@ def _check_data(section: Mapping[str, Any], dataset_class: type, key: Key) -> di
 
     own = parameters_of(dataset_class)
     module = {name: p for name, p in parameters_of(VideoDataModule).items() if name not in SUPPLIED_BY_FIT}
-    checked = _arguments(section, {**module, **own}, key, "data", paths=True)
+    checked = check_arguments(section, {**module, **own}, key, "data", paths=True)
     for name in own.keys() & module.keys() & checked.keys():
         checked[name] = _value(checked[name], module[name].hint, key(f"data.{name}"))
     return checked
@@ -199,7 +199,7 @@ def _check_trainer(section: Mapping[str, Any], key: Key) -> dict[str, Any]:
         if name in section:
             raise UserError(f"{key(f'trainer.{name}')}: not accepted; {reason}")
     parameters = {name: p for name, p in parameters_of(pl.Trainer).items() if name not in _TRAINER_REFUSED}
-    checked = _arguments(section, parameters, key, "trainer")
+    checked = check_arguments(section, parameters, key, "trainer")
     accelerators = ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
     for name, choices in (("strategy", _STRATEGIES), ("accelerator", accelerators)):
         value = checked.get(name, choices[0])
@@ -267,12 +267,12 @@ def _check_loggers(value: Any, key: Key) -> list[dict[str, Any]] | None:
         if "save_dir" in parameters and given.get("save_dir") is None:
             del parameters["save_dir"]  # the run folder, see bind
             given.pop("save_dir", None)
-        arguments = _arguments(given, parameters, lambda k: prefix + k, name)
+        arguments = check_arguments(given, parameters, lambda k: prefix + k, name)
         checked.append({"class": path, **arguments})
     return checked
 
 
-def _arguments(
+def check_arguments(
     section: Mapping[str, Any], parameters: Mapping[str, Parameter], key: Key, name: str, paths: bool = False
 ) -> dict[str, Any]:
     """Check one section against a signature.
@@ -283,6 +283,12 @@ def _arguments(
         key: names keys for messages.
         name: dotted name of the section.
         paths: whether paths have to exist.
+
+    Returns:
+        The values, each of the type that the signature asks for.
+
+    Raises:
+        UserError: an unknown key, a wrong type, a missing path or value.
     """
     chooses = name in ("model", "data")
     checked = {}
@@ -298,7 +304,7 @@ def _arguments(
             raise UserError(f"{where}: missing; give it in the config or as {where}=VALUE")
         nested = dataclass_of(parameter.hint)
         if nested is not None and isinstance(value, dict):
-            checked[given] = nested(**_arguments(value, parameters_of(nested), key, f"{name}.{given}", paths))
+            checked[given] = nested(**check_arguments(value, parameters_of(nested), key, f"{name}.{given}", paths))
             continue
         checked[given] = _value(value, parameter.hint, where)
         if paths:

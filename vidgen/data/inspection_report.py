@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidgen.data.stored import counted
+from vidgen.html import data_uri, escaped, page, printable
 from vidgen.media import write_video
 
 MOST_ON_PAGE, MOST_IN_TEXT = 50, 10
@@ -140,11 +139,6 @@ class SampledClip:
     attributes: NDArray[np.float32] | None
 
 
-def printable(text: str) -> str:
-    """A text without characters that steer terminals or cannot be encoded, as file names may hold."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
 def _duration(seconds: float) -> str:
     return f"{seconds:.2f} seconds" if seconds < 60 else f"{seconds / 3600:,.2f} hours"
 
@@ -169,25 +163,17 @@ def render_page(found: Inspection, clips: Sequence[SampledClip], speed: float, s
         speed: frames per second of the previews.
         sheet: the contact sheet as PNG.
     """
-    return _PAGE.substitute(
-        title=_html(found.title),
-        facts="".join(f"<div><dt>{_html(name)}</dt><dd>{_html(text)}</dd></div>" for name, text in found.facts()),
-        warnings="".join(f'<p class="warning"><b>Warning:</b> {_html(line)}</p>' for line in found.warnings),
+    body = _BODY.substitute(
+        facts="".join(f"<div><dt>{escaped(name)}</dt><dd>{escaped(text)}</dd></div>" for name, text in found.facts()),
+        warnings="".join(f'<p class="warning"><b>Warning:</b> {escaped(line)}</p>' for line in found.warnings),
         previews=_previews(clips, speed) if found.clip["num_frames"] > 1 else "",
-        sheet=_data("png", sheet),
+        sheet=data_uri("image/png", sheet),
         sheet_alt=f"{counted(len(clips), 'clip')}; under its class and length each, its frames from left to right",
         histogram=_histogram(found),
         tallies="".join(_bars(tally) for tally in found.tallies),
         left_out=_left_out(found),
     )
-
-
-def _html(text: str) -> str:
-    return escape(printable(text))
-
-
-def _data(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return page(found.title, _STYLE, body)
 
 
 def _previews(clips: Sequence[SampledClip], speed: float) -> str:
@@ -197,8 +183,9 @@ def _previews(clips: Sequence[SampledClip], speed: float) -> str:
         for clip in clips:
             if clip.preview is not None:
                 write_video(path, clip.preview, speed, "gif")
-                figures += f'<figure><img src="{_data("gif", path.read_bytes())}" alt="{_html(clip.name)}, playing">'
-                figures += f"<figcaption>{_html(clip.caption)} <small>{_html(clip.name)}</small></figcaption></figure>"
+                name, picture = escaped(clip.name), data_uri("image/gif", path.read_bytes())
+                figures += f'<figure><img src="{picture}" alt="{name}, playing">'
+                figures += f"<figcaption>{escaped(clip.caption)} <small>{name}</small></figcaption></figure>"
     about = f"Cut as in training, not mirrored; {min(speed, 50):.3g} frames per second."
     return f"<details open><summary>Clips</summary><p>{about}</p><div>{figures}</div></details>"
 
@@ -224,46 +211,36 @@ def _bars(tally: Tally) -> str:
     rows, more = tally.rows(MOST_ON_PAGE)
     longest = max(1, *(count for _, count in rows))
     table = "".join(
-        f'<tr><th scope="row">{_html(value)}</th><td>{count:,}</td>'
+        f'<tr><th scope="row">{escaped(value)}</th><td>{count:,}</td>'
         f'<td><i style="width:{100 * count / longest:.1f}%"></i></td></tr>'
         for value, count in rows
     )
     rest = f"<p>and {more:,} more</p>" if more else ""
-    return f"<h2>{_html(tally.name)}</h2><table>{table}</table>{rest}"
+    return f"<h2>{escaped(tally.name)}</h2><table>{table}</table>{rest}"
 
 
 def _left_out(found: Inspection) -> str:
-    lines = "".join(f"<p>{_html(line)}</p>" for line in found.notices)
-    files = "".join(f"<li><code>{_html(path)}</code>: {_html(why)}</li>" for path, why in found.skipped.items())
+    lines = "".join(f"<p>{escaped(line)}</p>" for line in found.notices)
+    files = "".join(f"<li><code>{escaped(path)}</code>: {escaped(why)}</li>" for path, why in found.skipped.items())
     if files:
         title = f"<summary>Skipped {counted(len(found.skipped), 'file')}</summary>"
         lines = f"<details{' open' * (len(found.skipped) <= MOST_IN_TEXT)}>{title}<ul>{files}</ul></details>{lines}"
     return f"<h2>Left out</h2>{lines}" if lines else ""
 
 
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>$title</title><style>
-:root { color-scheme: light dark; --paper: #fff; --ink: #1c1e22; --soft: #5c626d; --line: #e1e4e8; --bar: #3f72c9 }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15171b; --ink: #e4e6ea; --soft: #9aa1ac; --line: #2c3037; --bar: #6d9eeb } }
+_STYLE = """
 @media (prefers-reduced-motion: reduce) { figure { display: none } }
-body { margin: 0 auto; max-width: 64rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
-h1 { font-size: 1.5rem; line-height: 1.25 } h2::first-letter, dt::first-letter { text-transform: uppercase }
-h2, summary { font-size: 1.1rem; margin: 2rem 0 .5rem }
-small, dt, .axis { color: var(--soft); font-size: .85rem } figcaption small { display: block }
+h2::first-letter, dt::first-letter { text-transform: uppercase }
+dt, .axis { color: var(--soft); font-size: .85rem } figcaption small { display: block }
 dl, details div { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .75rem 1.5rem }
-details div { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)) } dd, figure { margin: 0 }
+details div { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)) }
 dl div { border-top: 1px solid var(--line); padding-top: .5rem } .axis { display: flex; justify-content: space-between }
 img { max-width: 100%; border-radius: .3rem } figure img { width: 100%; image-rendering: pixelated }
-svg { width: 100%; height: 8rem; fill: var(--bar) } .warning { border-left: 5px solid #d9822b; padding: 0 1ex }
-table { width: 100%; border-collapse: collapse; table-layout: fixed; font-variant-numeric: tabular-nums }
-th { width: 35%; text-align: left; font-weight: normal } td:nth-child(2) { width: 6rem; text-align: right }
+svg { width: 100%; height: 8rem; fill: var(--bar) } table { width: 100%; table-layout: fixed }
+th { width: 35% } td:nth-child(2) { width: 6rem; text-align: right }
 i { display: block; height: .7rem; margin-left: .75rem; background: var(--bar) }
-</style></head><body><main><h1>$title</h1>$warnings<dl>$facts</dl>
+"""
+_BODY = Template("""$warnings<dl>$facts</dl>
 $previews<h2>Contact sheet</h2>
 <a href="contact_sheet.png"><img src="$sheet" alt="$sheet_alt"></a>
-$histogram$tallies$left_out</main></body></html>
-""")
+$histogram$tallies$left_out""")

@@ -243,6 +243,25 @@ class StoredVideos(VideoDataset):
         except Unreadable as error:
             raise UnreadableVideo(self.path(video), str(error), error.passing) from error
 
+    def stored(self, video: int, times: Sequence[int]) -> Frames:
+        """Frames of a video in their own size, with square pixels, uint8 ``(T, H, W, channels)``.
+
+        Raises:
+            UnreadableVideo: the video cannot be read.
+        """
+        aspect = self.pixel_aspect(video)
+        try:
+            frames = [keep_channels(frame, self.channels) for frame in self.frames(video, times)]
+        except Unreadable as error:
+            raise UnreadableVideo(self.path(video), str(error), error.passing) from error
+        if any(frame.shape != frames[0].shape for frame in frames):
+            raise UnreadableVideo(self.path(video), "its frames are of different sizes")
+        clip = np.stack(frames)
+        if aspect == 1:
+            return clip
+        height, width = clip.shape[1:3]
+        return resize_frames(clip, height, "stretch", width=max(1, round(width * aspect)))
+
     def pack(self, video: int, times: Sequence[int]) -> dict[str, NDArray[Any]]:
         """See :meth:`VideoDataset.pack`; frames keep the bytes that they have here."""
         return self.planes(video, times, self.spec.resolution)

@@ -1,1 +1,47 @@
 """Metrics on videos: pure functions, and their states."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vidgen.metrics.frame_distances import FrechetDinoDistance, FrechetInceptionDistance, KernelInceptionDistance
+    from vidgen.metrics.manifold import Coverage, Density, Precision, Recall
+    from vidgen.metrics.scores import InceptionScore, VideoInceptionScore
+    from vidgen.metrics.video_distances import (
+        ContentDebiasedFrechetVideoDistance,
+        FrechetVideoDistance,
+        FrechetVideoDistanceInfinity,
+        FrechetVideoDistanceWindows,
+        KernelVideoDistance,
+    )
+
+_MODULES = {
+    "ContentDebiasedFrechetVideoDistance": "video_distances",
+    "Coverage": "manifold",
+    "Density": "manifold",
+    "FrechetDinoDistance": "frame_distances",
+    "FrechetInceptionDistance": "frame_distances",
+    "FrechetVideoDistance": "video_distances",
+    "FrechetVideoDistanceInfinity": "video_distances",
+    "FrechetVideoDistanceWindows": "video_distances",
+    "InceptionScore": "scores",
+    "KernelInceptionDistance": "frame_distances",
+    "KernelVideoDistance": "video_distances",
+    "Precision": "manifold",
+    "Recall": "manifold",
+    "VideoInceptionScore": "scores",
+}
+__all__ = sorted(_MODULES)  # noqa: PLE0605 - the names are those of the table
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,168 @@
+"""Videos as NumPy arrays: one file with many of them, or a folder of files."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from vidgen.data.decoding import Unreadable
+from vidgen.data.stored import Measured, StoredVideos
+from vidgen.data.tables import FolderFiles, open_files
+from vidgen.data.transforms import Frames
+from vidgen.errors import UserError
+from vidgen.registry import DATASETS
+
+SUFFIXES = (".npz", ".npy")
+_LAYOUT = "(T, H, W, C) or (N, T, H, W, C) with 1 or 3 channels"
+
+
+@DATASETS.register("arrays")
+class ArrayVideos(StoredVideos):
+    """``.npz`` and ``.npy`` files of uint8 arrays, each a video ``(T, H, W, C)`` or several ``(N, T, H, W, C)``.
+
+    Of an ``.npz`` with several arrays the one named ``video`` or ``videos`` is taken. Pickled arrays are refused. At
+    the start only headers are read; of a compressed file the last array that was read stays in memory.
+
+    Args:
+        root: one such file, or a folder of them; its subfolders are the classes, numbered in sorted order.
+    """
+
+    WHAT = "arrays (.npz or .npy)"
+
+    def __init__(self, root: str, resolution: int, num_frames: int, **stored: Any) -> None:
+        self._files: FolderFiles
+        self._where: NDArray[np.int64]  # file and number in it, of each video
+        self._open: tuple[int, NDArray[np.uint8]] | None = None
+        self._broken: dict[str, str] = {}
+        super().__init__(root, resolution, num_frames, **stored)
+
+    def find(self) -> Sequence[str]:
+        """See :meth:`StoredVideos.find`; headers are read, since a file may hold several videos."""
+        base = Path(self.root)
+        if base.is_file() and base.suffix.lower() in SUFFIXES:
+            self._files = FolderFiles(base.parent, [base.name])
+        else:
+            files = open_files(self.root, self.WHAT)
+            if not isinstance(files, FolderFiles):
+                raise UserError(f"data.root {self.root!r} is a zip; unpack it to read the arrays in it")
+            wanted = [name for name in files.names if PurePosixPath(name).suffix.lower() in SUFFIXES]
+            self._files = FolderFiles(files.root, wanted)
+        names, where, lengths = [], [], []
+        for number, name in enumerate(self._files.names):
+            try:
+                shape = array_shape(Path(self._files.path(number)))
+            except Unreadable as error:
+                self._broken[name] = str(error)
+                shape = (0, 0, 0, 0)
+            count = shape[0] if len(shape) == 5 else 1
+            names += [f"{name}#{i:06d}" for i in range(count)] if len(shape) == 5 else [name]
+            where += [(number, i) for i in range(count)]
+            lengths += [shape[-4]] * count
+        order = np.argsort(np.array(names, object), kind="stable")
+        self._found = {names[i]: (where[i], lengths[i]) for i in order}
+        return list(self._found)
+
+    def measure(self, names: Sequence[str]) -> Measured:
+        """See :meth:`StoredVideos.measure`."""
+        self._where = np.array([self._found[name][0] for name in names], np.int64).reshape(-1, 2)
+        lengths = np.array([self._found[name][1] for name in names], np.int64)
+        reasons = [
+            self._broken.get(name, "" if length else "empty") for name, length in zip(names, lengths, strict=True)
+        ]
+        del self._found
+        return Measured(lengths, reasons)
+
+    def keep(self, kept: NDArray[np.int64]) -> None:
+        """See :meth:`StoredVideos.keep`."""
+        self._where = self._where[kept]
+
+    def signature(self) -> bytes:
+        """See :meth:`StoredVideos.signature`."""
+        return self._files.signature()
+
+    def path(self, video: int) -> str:
+        """See :meth:`StoredVideos.path`."""
+        return str(self._files.root / self.names[video])
+
+    def frames(self, video: int, times: Sequence[int]) -> Iterable[Frames]:
+        """See :meth:`StoredVideos.frames`."""
+        file, number = self._where[video].tolist()
+        array = self._array(file)
+        if array.ndim == 5:
+            array = array[number] if number < len(array) else array[0][:0]
+        if len(array) != self.lengths[video]:
+            raise Unreadable(f"it had {self.lengths[video]} frames at the start and has {len(array)} now")
+        return list(array[list(times)])
+
+    def _array(self, file: int) -> NDArray[np.uint8]:
+        if self._open is None or self._open[0] != file:
+            self._open = (file, read_array(Path(self._files.path(file))))
+        return self._open[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
+
+def array_shape(path: Path) -> tuple[int, ...]:
+    """Shape of the videos in a file; only its header is read.
+
+    Raises:
+        Unreadable: it is damaged, or holds something else than uint8 videos.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            with open(path, "rb") as file:
+                return _checked(*_header(file))
+        with zipfile.ZipFile(path) as archive, archive.open(_member(archive) + ".npy") as file:
+            return _checked(*_header(file))
+    except FileNotFoundError:
+        raise Unreadable("it is gone") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise Unreadable(f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from None
+
+
+def read_array(path: Path) -> NDArray[np.uint8]:
+    """The videos in a file; an ``.npy`` is mapped into memory.
+
+    Raises:
+        Unreadable: it is damaged, or holds something else than uint8 videos.
+    """
+    array_shape(path)
+    try:
+        if path.suffix.lower() == ".npy":
+            mapped: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+            return mapped
+        with zipfile.ZipFile(path) as archive, archive.open(_member(archive) + ".npy") as file:
+            array: NDArray[np.uint8] = npy.read_array(file, allow_pickle=False)
+            return array
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.zlib.error, MemoryError) as error:  # type: ignore[attr-defined]
+        raise Unreadable(f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from None
+
+
+def _member(archive: zipfile.ZipFile) -> str:
+    names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    chosen = [name for name in names if name in ("video", "videos")] or names
+    if len(chosen) != 1:
+        listed = ", ".join(names) or "no arrays"
+        raise Unreadable(f"holds {listed}; one of them must be called 'video'")
+    return chosen[0]
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
+    version = npy.read_magic(file)
+    shape, _, dtype = npy.read_array_header_1_0(file) if version == (1, 0) else npy.read_array_header_2_0(file)
+    return shape, dtype
+
+
+def _checked(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
+    if dtype != np.uint8:
+        raise Unreadable(f"holds {dtype}; videos are uint8 in 0 .. 255")
+    if len(shape) not in (4, 5) or shape[-1] not in (1, 3) or 0 in shape:
+        raise Unreadable(f"holds an array of shape {shape}; videos are {_LAYOUT}")
+    return shape

@@ -1,0 +1,150 @@
+"""From what a user names, a folder, a file or a config, to a data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vidgen.config import build_dataset, check_data, compose
+from vidgen.config.compose import Config, parse_override
+from vidgen.data.arrays import SUFFIXES as ARRAYS
+from vidgen.data.dataset import VideoDataset
+from vidgen.data.decoding import Unreadable
+from vidgen.data.images import SUFFIXES as IMAGES
+from vidgen.data.images import image_size
+from vidgen.data.pack_files import PACK
+from vidgen.data.tables import BESIDE, open_files
+from vidgen.errors import UserError
+
+LEAST_STRIP = 4
+"""An image that is this many times as long as it is high is taken for a strip of frames."""
+LOOKED_AT = 8
+"""Images whose shape decides what a folder of images is."""
+
+_MOVING_IMAGES = frozenset({".gif", ".webp"})
+
+
+def open_videos(
+    place: str, option: str, resolution: int | None = None, overrides: Iterable[str] = ()
+) -> tuple[VideoDataset, bool]:
+    """The videos that a user means.
+
+    Args:
+        place: a folder of videos, of frame folders, of strips or of arrays; a pack; a zip; an ``.npz`` or ``.npy``;
+            or a config, whose data are meant.
+        option: what named it (``"--real"``), for messages.
+        resolution: height and width to which frames are brought; None leaves them as they are stored, or as a config
+            or pack has them.
+        overrides: ``key=value`` for the config, or for the data set that was found (``name=frame_folder``).
+
+    Returns:
+        The data set, and whether its frames are to be taken in their own sizes.
+
+    Raises:
+        UserError: there is nothing of that kind; messages name ``option``.
+    """
+    if resolution is not None and resolution < 1:
+        raise UserError(f"--resolution: expected at least 1, got {resolution}")
+    try:
+        if Path(place).suffix.lower() in (".yaml", ".yml"):
+            return _from_config(place, resolution, overrides)
+        return _from_place(place, option, resolution, overrides)
+    except UserError as error:
+        side = option.removeprefix("--")
+        raise UserError(str(error).replace("data.root", option).replace("data.", f"{side}.")) from None
+
+
+def dataset_of(config: Config, resolution: int | None = None, stage: str | None = None) -> VideoDataset:
+    """The data set of a config, each of its videos whole.
+
+    Raises:
+        UserError: its data cannot be used.
+    """
+    data, _ = check_data(config, stage)
+    if resolution is not None:
+        data["resolution"] = resolution
+    return build_dataset(data)
+
+
+def _from_config(path: str, resolution: int | None, overrides: Iterable[str]) -> tuple[VideoDataset, bool]:
+    config = compose(path, [f"data.{text}" for text in overrides])
+    return dataset_of(config, resolution), False
+
+
+def _from_place(place: str, option: str, resolution: int | None, overrides: Iterable[str]) -> tuple[VideoDataset, bool]:
+    given = dict(parse_override(text) for text in overrides)
+    path = Path(place).expanduser()
+    name = given.pop("name", None) or layout_of(path, option)
+    section: dict[str, Any] = {"name": name, "root": str(path), "num_frames": 1, "resolution": resolution or 1}
+    if name == "packed":
+        about = json.loads((path / PACK).read_bytes())["spec"]
+        section["resolution"] = resolution or about["resolution"]
+        section |= {} if resolution or not about.get("width") else {"width": about["width"]}
+    else:
+        section["labels"] = {"by": "none"}
+    native = resolution is None and not {"resolution", "width"} & given.keys()
+    config = Config(Path(option), ((None, {"data": merged(section, given)}),), {})
+    data, _ = check_data(config)
+    return build_dataset(data), native
+
+
+def merged(section: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A section of a config with dotted keys put in their places."""
+    whole = dict(section)
+    for key, value in given.items():
+        first, _, rest = key.partition(".")
+        whole[first] = merged(whole.get(first) or {}, {rest: value}) if rest else value
+    return whole
+
+
+def layout_of(path: Path, option: str) -> str:
+    """Which data set reads what lies at a path.
+
+    Raises:
+        UserError: nothing does.
+    """
+    if not path.exists():
+        raise UserError(f"{option} {str(path)!r} does not exist; give a folder of videos, a pack, an .npz or a config")
+    if path.is_file() and path.suffix.lower() in ARRAYS:
+        return "arrays"
+    if path.is_dir() and (path / PACK).is_file():
+        return "packed"
+    if path.is_file() and path.suffix.lower() != ".zip":
+        raise UserError(
+            f"{option} {str(path)!r} is a single file; give a folder of videos, a pack, a zip, an .npz or a config"
+        )
+    files = open_files(path, "videos")
+    names = [name for name in files.names if _suffix(name) not in BESIDE - set(ARRAYS)]
+    if not names:
+        raise UserError(f"{option} {str(path)!r} holds no videos; give the folder that they lie in")
+    kinds = {kind: [name for name in names if _suffix(name) in suffixes] for kind, suffixes in _KINDS.items()}
+    rest = len(names) - sum(map(len, kinds.values()))
+    if rest >= max(1, *map(len, kinds.values())):
+        return "video_folder"
+    if len(kinds["arrays"]) >= len(kinds["images"]):
+        return "arrays"
+    sizes = _sizes(files.take(kinds["images"][: 4 * LOOKED_AT]))
+    strips = sizes and all(max(size) >= LEAST_STRIP * min(size) for size in sizes)
+    return "frame_strips" if strips else "frame_folder"
+
+
+_KINDS = {"images": frozenset(IMAGES) - _MOVING_IMAGES, "arrays": frozenset(ARRAYS)}
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _sizes(files: Any) -> list[tuple[int, int]]:
+    """Sizes of the first images that can be read."""
+    sizes: list[tuple[int, int]] = []
+    for number in range(len(files)):
+        try:
+            sizes.append(image_size(files.read(number)))
+        except Unreadable:
+            continue
+        if len(sizes) == LOOKED_AT:
+            break
+    return sizes

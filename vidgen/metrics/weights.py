@@ -1,0 +1,450 @@
+"""Weight files of published networks: where they come from, whether they are the right ones, and what is in them.
+
+A file is taken from where the user says, else from the cache, else it is downloaded once. Nothing is unpickled freely.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import http.client
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+import uuid
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vidgen.atomic import PARTIAL_SUFFIX
+from vidgen.data.index import cache_dir
+from vidgen.errors import UserError
+from vidgen.metrics.extractors.base import Weights
+from vidgen.metrics.extractors.random_weights import COUNTER, filled_state, fingerprint
+from vidgen.progress import Progress
+
+SECONDS_OF_SILENCE = 30.0
+"""How long a server may send nothing before the connection counts as cut."""
+_PIECE = 1 << 20  # bytes
+_MEGABYTE = 10**6
+_WORTH_A_BAR = 10 * _MEGABYTE
+_WRAPPERS = ("state_dict", "model", "module")
+_UNKNOWN = "no checksum is published"
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A published file of weights.
+
+    Args:
+        name: of the file in the cache.
+        url: its official address.
+        size: bytes; None where it is stated nowhere.
+        checksum: ``gitblob:`` and a SHA-1 in hexadecimal (Git's name of the file: the SHA-1 of ``blob SIZE``, a zero
+            byte and the content), ``sha256:`` and a SHA-256 or its first digits, or empty where none is published.
+        licence: of the weights; empty where none is stated.
+    """
+
+    name: str
+    url: str
+    size: int | None
+    checksum: str
+    licence: str
+
+
+def locate(file: WeightFile, weights: str | Path = "auto") -> Path:
+    """Find a weight file, and download it where it is not there yet.
+
+    Of several processes that want the same file at once, one downloads it while the others wait. What arrived before
+    a connection was cut is kept and continued, in this call or in a later one. A download that is not the published
+    file is dropped.
+
+    Args:
+        file: which one.
+        weights: path of a file that the user has, taken as it is, or ``auto``: ``weights/NAME`` in the cache
+            (``$VIDGEN_CACHE``, see :func:`vidgen.data.index.cache_dir`).
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: the user's file cannot be read; the one in the cache or at the address is another file; or it is
+            not there and cannot be downloaded, or must not be because ``VIDGEN_OFFLINE`` is set. The message says
+            which file is needed, from where, its checksum, and where to put it.
+    """
+    if str(weights) != "auto":
+        return _readable(Path(weights).expanduser())
+    target = cache_dir() / "weights" / file.name
+    if not target.is_file():
+        if os.environ.get("VIDGEN_OFFLINE", "0") not in ("", "0"):
+            raise UserError(f"{file.name}: not in the cache, and VIDGEN_OFFLINE is set; {_remedy(file, target)}")
+        _download_once(file, target)
+        return target
+    _readable(target)
+    size = target.stat().st_size
+    if file.size not in (None, size):
+        raise UserError(f"{target}: {size} bytes where {file.name} has {file.size}; remove it")
+    if not matches(target, file.checksum):
+        raise UserError(
+            f"{target}: not the published file ({_found(target, file)} instead of {file.checksum}); remove it"
+        )
+    return target
+
+
+def matches(path: Path, checksum: str) -> bool:
+    """Whether a file has a checksum as in :class:`WeightFile`; every file has the empty one.
+
+    Raises:
+        ValueError: a checksum of another kind.
+        UserError: the file cannot be read.
+    """
+    return not checksum or _digest(path, checksum.partition(":")[0]).startswith(checksum)
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file; nothing in it is executed.
+
+    Args:
+        path: a safetensors file, an npz archive of plain arrays, or what ``torch.save`` wrote of tensors and plain
+            values. A state dict inside ``state_dict``, ``model`` or ``module`` entries is taken out of them.
+
+    Returns:
+        Name to dense tensor, on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something else.
+    """
+    path = _readable(Path(path))
+    try:
+        found = _read(path)
+    except MemoryError:
+        raise UserError(f"{path}: claims tensors that do not fit into memory; is it damaged?") from None
+    except Exception as error:  # a hostile file may make a reader fail in any way
+        reason = re.sub(r"\s+", " ", str(error)).strip()[:160] or type(error).__name__
+        raise UserError(
+            f"{path}: unreadable weights, a safetensors, npz or torch file of tensors alone is needed ({reason})"
+        ) from None
+    state = _unwrapped(found)
+    if not state or not all(isinstance(key, str) and _is_dense(value) for key, value in state.items()):
+        raise UserError(f"{path}: holds no state dict, names with a dense tensor each")
+    return {key: value.detach() for key, value in state.items()}
+
+
+def load_into(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Give a network, which may be on the meta device, all of its weights, floating ones as float32.
+
+    Batch normalisation's ``num_batches_tracked``, which old files lack, may be absent.
+
+    Args:
+        network: takes the weights, and may share memory with them.
+        state: name to tensor, exactly the network's.
+        path: of the file, for messages.
+
+    Raises:
+        UserError: a weight is missing, unknown, of another shape, or not finite.
+    """
+    wanted = network.state_dict()
+    given = {key: value for key, value in state.items() if key in wanted or not _is_counter(key)}
+    for key, value in wanted.items():
+        if key not in given:
+            if not _is_counter(key):
+                raise UserError(f"{path}: does not fit {type(network).__name__} (lacks {key!r})")
+            given[key] = torch.zeros_like(value, device="cpu")
+        elif given[key].shape != value.shape:
+            shapes = f"{tuple(given[key].shape)} instead of {tuple(value.shape)}"
+            raise UserError(f"{path}: does not fit {type(network).__name__} ({key!r} is {shapes})")
+        elif not given[key].isfinite().all():
+            raise UserError(f"{path}: {key!r} holds NaN or infinity; is the file damaged?")
+    extra = next((key for key in given if key not in wanted), None)
+    if extra is not None:
+        raise UserError(f"{path}: does not fit {type(network).__name__} (has an unknown {extra!r})")
+    single = {key: given[key].to(value.dtype).contiguous() for key, value in wanted.items()}
+    network.load_state_dict(single, assign=True)
+
+
+def give_weights(
+    network: nn.Module,
+    file: WeightFile,
+    weights: str | Path = "auto",
+    convert: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] = dict,
+) -> Weights:
+    """Give an extractor's network its weights: those of a file, or closed-form ones.
+
+    Args:
+        network: takes the weights; may be on the meta device.
+        file: the published one.
+        weights: ``auto`` or a path, see :func:`locate`, or ``random`` for
+            :func:`vidgen.metrics.extractors.random_weights.filled`.
+        convert: from the file's names and layout to the network's.
+
+    Returns:
+        What they are: published, if the file's checksum is the published one's.
+
+    Raises:
+        UserError: see :func:`locate`, :func:`load_state` and :func:`load_into`.
+    """
+    if weights == "random":
+        shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        load_into(network, filled_state(shapes), "random weights")
+        return Weights("random", fingerprint(network.state_dict()), published=False)
+    path = locate(file, weights)
+    load_into(network, convert(load_state(path)), path)
+    published = bool(file.checksum) and (weights == "auto" or matches(path, file.checksum))
+    name = Path(file.name).stem if published else "unknown"
+    return Weights(name, fingerprint(network.state_dict()), published, path.name)
+
+
+def _is_counter(key: str) -> bool:
+    return key.rpartition(".")[2] == COUNTER
+
+
+def _readable(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path}: no such weight file")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path}: must not be read; permit it, or name another file")
+    return path
+
+
+def _remedy(file: WeightFile, target: Path) -> str:
+    checksum = file.checksum or _UNKNOWN
+    return f"get {file.url} ({checksum}) and put it at {target}, or name it with --weights FILE"
+
+
+def _found(path: Path, file: WeightFile) -> str:
+    return _digest(path, file.checksum.partition(":")[0])[: len(file.checksum)]
+
+
+def _digest(path: Path, kind: str) -> str:
+    """``kind:`` and all digits."""
+    if kind not in ("gitblob", "sha256"):
+        raise ValueError(f"checksums are 'gitblob:…' or 'sha256:…', not {kind!r}")
+    total = hashlib.sha256() if kind == "sha256" else hashlib.sha1(usedforsecurity=False)
+    try:
+        with open(path, "rb") as content:
+            if kind == "gitblob":
+                total.update(b"blob %d\0" % os.fstat(content.fileno()).st_size)
+            while piece := content.read(_PIECE):
+                total.update(piece)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return f"{kind}:{total.hexdigest()}"
+
+
+# Downloading
+
+
+def _download_once(file: WeightFile, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _turn(target) as partial:
+            if not target.is_file():  # another process may have brought it meanwhile
+                _download(file, target, partial)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{target}: cannot be written ({reason}); set VIDGEN_CACHE to another folder, or name the file with "
+            "--weights FILE"
+        ) from error
+
+
+@contextmanager
+def _turn(target: Path) -> Iterator[Path]:
+    """Wait until no other process downloads the file; gives the name of its unfinished download.
+
+    Where the file system has no locks every process makes a download of its own, which cannot be continued.
+    """
+    with open(target.with_name(f".{target.name}.lock"), "wb") as lock:
+        if _locked(lock):
+            yield target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
+            return
+    own = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    try:
+        yield own
+    finally:
+        own.unlink(missing_ok=True)
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Wait for the lock of a file; False where the file system has none."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            return False
+        raise
+    return True
+
+
+def _download(file: WeightFile, target: Path, partial: Path) -> None:
+    with open(partial, "ab") as sink:
+        try:
+            _Download(file, sink).run()
+        except _Refused as refusal:
+            raise UserError(f"{file.name}: cannot be downloaded ({refusal}); {_remedy(file, target)}") from refusal
+        sink.flush()
+        os.fsync(sink.fileno())
+    if not matches(partial, file.checksum):
+        found = _found(partial, file)
+        partial.unlink()
+        raise UserError(
+            f"{file.name}: {file.url} gave another file, which was dropped ({found} instead of {file.checksum}); "
+            f"{_remedy(file, target)}"
+        )
+    os.replace(partial, target)
+
+
+class _Refused(Exception):
+    """The server or the network does not give the file; the message is the reason."""
+
+
+class _Download:
+    """Appends to an unfinished download what is missing of it."""
+
+    def __init__(self, file: WeightFile, sink: BinaryIO) -> None:
+        self.file = file
+        self.sink = sink
+        self.shown = 0
+        self.progress: Progress | None = None
+
+    def run(self) -> None:
+        """Ask again after every cut as long as each answer brings the file further than all before."""
+        furthest = self.sink.seek(0, os.SEEK_END)
+        while (reason := self._ask()) is not None:
+            if self.sink.tell() <= furthest:
+                raise _Refused(reason)
+            furthest = self.sink.tell()
+        if self.progress is not None:
+            self.progress.__exit__(None, None, None)
+
+    def _ask(self) -> str | None:
+        """Take one answer; the reason why it was not the whole rest, or None."""
+        start = self.sink.tell()
+        if start == self.file.size:
+            return None
+        request = urllib.request.Request(self.file.url, headers={"User-Agent": "vidgen"})
+        if start:
+            request.add_header("Range", f"bytes={start}-")
+        try:
+            with closing(urllib.request.urlopen(request, timeout=SECONDS_OF_SILENCE)) as answer:
+                return self._take(answer, start)
+        except urllib.error.HTTPError as error:
+            if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+                raise _Refused(f"{error.code} {error.reason}") from error
+            if _total(error.headers) == start:
+                return None
+            self._restart()
+            return self._ask()
+        except urllib.error.URLError as error:
+            return f"no connection: {error.reason}"
+        except _Cut as error:
+            return str(error)
+
+    def _take(self, answer: Any, start: int) -> str | None:
+        if start and (answer.status != http.client.PARTIAL_CONTENT or _first(answer.headers) != start):
+            self._restart()
+            if answer.status == http.client.PARTIAL_CONTENT:
+                return self._ask()
+        total = _total(answer.headers)
+        if None not in (total, self.file.size) and total != self.file.size:
+            self.sink.truncate(0)
+            raise _Refused(f"the address gives {total} bytes, the file has {self.file.size}")
+        expected = self.file.size if total is None else total
+        while piece := _read_piece(answer):
+            self.sink.write(piece)
+            self._show(expected)
+        if expected in (None, self.sink.tell()):
+            return None
+        return f"the connection ended after {self.sink.tell()} of {expected} bytes"
+
+    def _restart(self) -> None:
+        self.sink.truncate(0)
+        self.sink.seek(0)
+
+    def _show(self, expected: int | None) -> None:
+        if expected is None or expected < _WORTH_A_BAR:
+            return
+        if self.progress is None:
+            verb = f"{self.file.name}: downloaded"
+            self.progress = Progress(expected // _MEGABYTE, verb, "MB", file=sys.stderr)
+        done = self.sink.tell() // _MEGABYTE
+        if done > self.shown:
+            self.progress.advance(done - self.shown)
+            self.shown = done
+
+
+class _Cut(Exception):
+    """The connection broke while the file was coming."""
+
+
+def _read_piece(answer: Any) -> bytes:
+    # Apart from writing, whose OSErrors mean the disk.
+    try:
+        return answer.read(_PIECE)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Cut(f"the connection broke: {error or type(error).__name__}") from error
+
+
+def _total(headers: Any) -> int | None:
+    """Bytes of the whole file, from the headers of an answer."""
+    given = re.fullmatch(r"bytes .*/(\d+)", headers.get("Content-Range") or "") or re.fullmatch(
+        r"(\d+)", headers.get("Content-Length") or ""
+    )
+    return int(given[1]) if given else None
+
+
+def _first(headers: Any) -> int | None:
+    """Where the part of a file begins that an answer brings."""
+    given = re.match(r"bytes (\d+)-", headers.get("Content-Range") or "")
+    return int(given[1]) if given else None
+
+
+# Reading
+
+
+def _read(path: Path) -> Any:
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{":  # eight bytes of length, then the JSON header
+        return load_file(path)
+    if start[:2] == b"PK" and _is_npz(path):
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: torch.from_numpy(_native(arrays[key])) for key in arrays.files}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the age of a file's format
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_npz(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+
+
+def _unwrapped(found: Any) -> Mapping[Any, Any]:
+    while isinstance(found, Mapping):
+        inside = next((found[name] for name in _WRAPPERS if isinstance(found.get(name), Mapping)), None)
+        if inside is None:
+            return found
+        found = inside
+    return {}
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized and not value.is_meta
