@@ -25,6 +25,17 @@ EXAMPLE = "vidgen eval --real data/test --fake samples --metric fvd,kvd --out re
 LOWER = "--batch-size or --num-frames"
 
 _ACTIONS = ("compare", "report")
+_LEAST = {
+    "num_videos": 1,
+    "num_real": 1,
+    "num_frames": 1,
+    "stride": 1,
+    "resolution": 1,
+    "clips_per_video": 1,
+    "batch_size": 1,
+    "workers": 0,
+    "samples": 0,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -140,8 +151,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--ckpt and --fake: both name generated videos; give one of them")
     if not args.ckpt and not args.fake:
         raise UserError("no generated videos: give --ckpt with a checkpoint or --fake with a folder of videos")
-    for name, least in (("num_videos", 1), ("num_real", 1), ("num_frames", 1), ("stride", 1), ("batch_size", 1), ("clips_per_video", 1),
-                        ("workers", 0), ("samples", 0)):  # fmt: skip
+    for name, least in _LEAST.items():
         value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")

@@ -13,7 +13,7 @@ from vidgen.config.run import LOGGERS, SUPPLIED_BY_FIT, RunConfig
 from vidgen.config.signature import Mismatch, Parameter, choices_of, convert, dataclass_of, parameters_of, type_name
 from vidgen.errors import UserError, did_you_mean
 from vidgen.registry import DATASETS, MODELS, Registry
-from vidgen.training.settings import CheckpointSettings, EMASettings, LogSettings
+from vidgen.training.settings import CheckpointSettings, EMASettings, EvaluationSettings, LogSettings
 
 Key = Callable[[str], str]
 """Turns a dotted key of a stage into the key as it stands in the file."""
@@ -121,14 +121,18 @@ def _check_stage(sections: Mapping[str, Any], key: Key, stage: str | None, text:
     data = _check_data(sections["data"], dataset_class, key)
     trainer = _check_trainer(sections["trainer"], key)
     _check_processes(data, trainer, key)
+    settings = _settings(sections, key)
+    evaluation = _check_evaluation(sections.get("eval"), key)
+    _check_monitor(settings["checkpoint"], evaluation, key)
     return RunConfig(
         model={"name": sections["model"]["name"], **model},
         data={"name": sections["data"]["name"], **data},
         trainer=trainer,
         loggers=_check_loggers(sections.get("loggers"), key),
+        evaluation=evaluation,
         stage=stage,
         text=text,
-        **_settings(sections, key),
+        **settings,
     )
 
 
@@ -150,6 +154,35 @@ def _settings(sections: Mapping[str, Any], key: Key) -> dict[str, Any]:
         "compile": _value(sections.get("compile", False), bool, key("compile")),
         "init_from": init_from,
     }
+
+
+def _check_evaluation(section: Any, key: Key) -> EvaluationSettings | None:
+    from vidgen.config.metrics import check_metrics
+
+    _mapping(section, key("eval"))
+    if section is None:
+        return None
+    checked = check_arguments(section, parameters_of(EvaluationSettings), key, "eval")
+    for name in ("every", "num_videos", "num_real", "batch_size"):
+        if (value := checked.get(name)) is not None and value < 1:
+            raise UserError(f"{key(f'eval.{name}')}: expected at least 1, got {value}")
+    where = key("eval.metrics")
+    checked["metrics"] = check_metrics(checked["metrics"], where, lambda dotted: f"{where}: {dotted}")
+    return EvaluationSettings(**checked)
+
+
+def _check_monitor(checkpoint: CheckpointSettings, evaluation: EvaluationSettings | None, key: Key) -> None:
+    """What is monitored must be measured at iterations at which there is a checkpoint."""
+    if not (checkpoint.monitor or "").startswith("eval/"):
+        return
+    where = key("checkpoint.monitor")
+    if evaluation is None:
+        raise UserError(f"{where}: {checkpoint.monitor!r} is not measured; add a section eval")
+    if evaluation.every % checkpoint.every:
+        raise UserError(
+            f"{key('eval.every')}: {evaluation.every} is no multiple of {key('checkpoint.every')} {checkpoint.every};"
+            f" then {where} {checkpoint.monitor!r} would have no checkpoint to keep"
+        )
 
 
 def _mapping(value: Any, name: str, required: bool = False) -> None:

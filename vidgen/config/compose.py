@@ -21,7 +21,7 @@ from omegaconf.errors import (
 
 from vidgen.errors import UserError, did_you_mean
 
-SECTIONS = ("seed", "model", "data", "trainer", "ema", "checkpoint", "log", "loggers", "compile", "init_from")
+SECTIONS = ("seed", "model", "data", "trainer", "ema", "eval", "checkpoint", "log", "loggers", "compile", "init_from")
 """What a config, and each of its stages, may hold."""
 
 MISSING = "???"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vidgen.config.compose import CHECKPOINT
 from vidgen.config.signature import parameters_of
 from vidgen.registry import DATASETS, MODELS, Registry
-from vidgen.training.settings import CheckpointSettings, EMASettings, LogSettings
+from vidgen.training.settings import CheckpointSettings, EMASettings, EvaluationSettings, LogSettings
 
 if TYPE_CHECKING:
     from vidgen.data.dataset import VideoDataset
@@ -33,6 +33,7 @@ class RunConfig:
         trainer: arguments of Lightning's Trainer.
         seed: seed of everything random.
         ema: average of the weights; None for none.
+        evaluation: what is measured while training (``eval``); None for nothing.
         checkpoint: when checkpoints are written.
         log: what is written down.
         loggers: ``class`` and arguments of each logger; None for TensorBoard and CSV.
@@ -47,6 +48,7 @@ class RunConfig:
     trainer: dict[str, Any]
     seed: int = 0
     ema: EMASettings | None = None
+    evaluation: EvaluationSettings | None = None
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     log: LogSettings = field(default_factory=LogSettings)
     loggers: list[dict[str, Any]] | None = None

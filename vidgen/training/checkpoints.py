@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -57,12 +57,20 @@ class RunCheckpoints(pl.callbacks.Checkpoint):
         folder: where the files go.
         settings: see :class:`~vidgen.training.settings.CheckpointSettings`.
         about: gives the ``vidgen`` entry of the checkpoint at the time of saving.
+        evaluated: gives the values that were measured at an iteration; empty where nothing was.
     """
 
-    def __init__(self, folder: Path, settings: CheckpointSettings, about: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: CheckpointSettings,
+        about: Callable[[], dict[str, Any]],
+        evaluated: Callable[[int], Mapping[str, float]] = lambda iteration: {},
+    ) -> None:
         self.folder = folder
         self.settings = settings
         self.about = about
+        self.evaluated = evaluated
         self.stopped_by: int | None = None
         self.last_saved: Path | None = None
         self.best_value: float | None = None
@@ -135,7 +143,10 @@ class RunCheckpoints(pl.callbacks.Checkpoint):
         name = self.settings.monitor
         if name is None:
             return
-        values = trainer.callback_metrics
+        measured = self.evaluated(trainer.global_step)
+        if name.startswith("eval/") and not measured:
+            return  # a value of an earlier iteration says nothing about this checkpoint
+        values: dict[str, Any] = {**trainer.callback_metrics, **measured}
         if name not in values:
             known = ", ".join(sorted(values)) or "none yet; let log.every divide checkpoint.every"
             raise UserError(f"checkpoint.monitor: {name!r} is not logged (logged: {known})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from vidgen.config import RunConfig, build_data, build_model
 from vidgen.models.base import AdversarialModel, VideoModel
+from vidgen.training.evaluation import PeriodicEvaluation
 from vidgen.training.lightning import quiet_lightning, take_over_manual_arguments
 from vidgen.training.settings import EMASettings
 
@@ -52,6 +54,12 @@ def _describe_stage(run: RunConfig) -> str:
     lines += [data.describe(), "one batch"]
     lines += [f"  {key}: {_shape(value)}" for key, value in one.items()]
     lines += [f"iterations {run.trainer['max_steps']}", _memory(model, activations, run.ema)]
+    if run.evaluation:
+        metrics = PeriodicEvaluation(Path(), run.evaluation, data.dataset, None).metrics
+        names = ", ".join(metric.label for metric in metrics)
+        lines.append(
+            f"evaluation every {run.evaluation.every} iterations: {names} of {run.evaluation.num_videos} videos"
+        )
     return "\n".join(line for line in lines if line)
 
 

@@ -25,6 +25,7 @@ from vidgen.models.base import AdversarialModel, VideoModel
 from vidgen.training.checkpoints import RunCheckpoints, SafeCheckpointIO, checkpoints_in
 from vidgen.training.curves import draw_curves
 from vidgen.training.ema import ModuleAverage
+from vidgen.training.evaluation import PeriodicEvaluation
 from vidgen.training.lightning import choose_strategy, quiet_lightning, take_over_manual_arguments
 from vidgen.training.monitor import IterationProgress, RunMonitor, SampleGrids
 from vidgen.training.random_state import RandomState, seed_globals
@@ -130,9 +131,14 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
         run.log.fps,
         average.applied if average else None,
     )
-    checkpoints = RunCheckpoints(folder / "checkpoints", run.checkpoint, about)
+    evaluation = (
+        PeriodicEvaluation(folder / "evaluations", run.evaluation, data.dataset, average) if run.evaluation else None
+    )
+    checkpoints = RunCheckpoints(
+        folder / "checkpoints", run.checkpoint, about, evaluation.values_at if evaluation else lambda iteration: {}
+    )
     progress = IterationProgress(monitor) if trainer_args.get("enable_progress_bar", True) else None
-    callbacks = [average, RandomState(), monitor, progress, grids, checkpoints]
+    callbacks = [average, RandomState(), monitor, progress, grids, evaluation, checkpoints]
     trainer = pl.Trainer(
         **{
             "strategy": choose_strategy(isinstance(model, AdversarialModel), trainer_args),

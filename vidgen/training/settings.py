@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -53,3 +53,26 @@ class LogSettings:
     samples_every: int = 0
     num_samples: int = 16
     fps: float = 8.0
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is measured while a model is trained, on its averaged weights where there are any.
+
+    Values are logged as ``eval/<metric>``, which ``checkpoint.monitor`` can name to keep the best checkpoint.
+
+    Args:
+        every: iterations between two evaluations; the last iteration is always evaluated.
+        metrics: names, or sections with ``name`` and arguments.
+        num_videos: generated videos, and as many real ones where there are so many.
+        num_real: real videos; None for as many as generated ones.
+        batch_size: clips looked at at once, on each process.
+        seed: of the choice of real clips and of the generated videos.
+    """
+
+    every: int
+    metrics: list[Any]
+    num_videos: int = 2048
+    num_real: int | None = None
+    batch_size: int = 8
+    seed: int = 0
