@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.contract.running import models
 from tests.data.layouts import save_video
@@ -75,8 +77,8 @@ def test_links_and_pictures_exist() -> None:
 
 def test_every_command_is_covered() -> None:
     words = sorted({shlex.split(line)[1] for line in COMMANDS})
-    assert words == ["convert", "data", "export", "fit", "sample"]
-    assert len(COMMANDS) == 9
+    assert words == ["convert", "data", "eval", "export", "fit", "sample"]
+    assert len(COMMANDS) == 13
 
 
 def test_own_videos_are_inspected_trained_on_and_packed_as_written(clone: Path) -> None:
@@ -120,6 +122,52 @@ def test_quickstart_checkpoint_samples_and_exports_as_written(clone: Path) -> No
     (code,) = (block for kind, block in BLOCKS if kind == "python" and "vidgen.load" in block)
     script = code + "\nassert videos.shape == (16, 3, 32, 32, 32)\n"
     subprocess.run([sys.executable, "-c", script], cwd=clone, env=ENVIRONMENT, check=True, timeout=120)
+
+
+def test_numbers_are_made_compared_and_reported_as_written(clone: Path) -> None:
+    vidgen(clone, "fit", "--config", "configs/quickstart.yaml", "--out", "runs/quickstart", *SMALL)
+    own, others = command("vidgen eval --ckpt"), command("vidgen eval --real")
+    named = clone / own[own.index("--ckpt") + 1]
+    (clone / "runs/quickstart/checkpoints/iteration_00000003.ckpt").rename(named)
+    for seed in range(4):
+        for side in ("REAL", "FAKE"):
+            save_video(
+                clone / "PATH/TO" / side / f"{seed}.mkv", random_frames(16, 20, seed=seed + 10 * (side == "FAKE"))
+            )
+    own = [("fvd" if word == "fvd,fid" else "2" if word == "2048" else word) for word in own]
+    assert "fvd_random_i3d" in vidgen(clone, *own, "--weights", "random")
+    assert "kvd_random_i3d" in vidgen(clone, *others, "--weights", "random")
+    found = json.loads((clone / "theirs.json").read_text())["metrics"]["fvd_random_i3d"]
+    assert found["value"] > 0 and found["protocol"]["protocol"] == "original"
+    assert "fvd_random_i3d" in vidgen(clone, *command("vidgen eval compare"))
+    vidgen(clone, *command("vidgen eval report"))
+    assert "fvd_random_i3d" in (clone / "report.html").read_text()
+
+
+def test_a_metric_is_used_from_python_as_written() -> None:
+    (code,) = (block for kind, block in BLOCKS if kind == "python" and "FrechetVideoDistance" in block)
+    assert len([line for line in code.splitlines() if line.strip()]) == 5
+    code = code.replace('FrechetVideoDistance("styleganv")', 'FrechetVideoDistance("styleganv", weights="random")')
+    videos = {f"{side}_videos": torch.randint(256, (2, 3, 9, 16, 16), dtype=torch.uint8) for side in ("real", "fake")}
+    exec(code, videos)
+    assert float(videos["fvd"].compute()) > 0
+
+
+def test_the_table_of_protocols_is_that_of_the_code() -> None:
+    from vidgen.metrics.video_distances import PROTOCOLS
+
+    rows = re.findall(r"^\| (`\w+`[^|]*)\|([^|]*)\|([^|]*)\|([^|]*)\|([^|]*)\|$", README, re.MULTILINE)
+    named = {name: row for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    assert named.keys() == PROTOCOLS.keys()
+    for name, row in named.items():
+        protocol, (_, resize, epsilon, denominator, clips) = PROTOCOLS[name], (cell.strip() for cell in row)
+        assert float(epsilon) == protocol.bn_eps
+        assert denominator == ("N − 1" if protocol.ddof else "N")
+        assert clips.startswith(f"{protocol.num_frames} ")
+        assert ("every 8th" in clips) == (protocol.stride == 8)
+        assert ("the first videos" in clips) == (protocol.order == "first")
+        assert ("TensorFlow 1" in resize) == (protocol.preprocessing.resize == "tf1")
+        assert ("centre crop" in resize) == (protocol.preprocessing.crop == "short_side_center")
 
 
 def test_named_checkpoint_is_the_last_one_of_the_quickstart() -> None:

@@ -1,8 +1,9 @@
-"""Measure how fast a model trains, alone or side by side with its original, and how fast clips are read.
+"""Measure how fast a model trains, alone or beside its original, and how fast clips are read and videos measured.
 
     python tools/benchmark.py train --model mocogan
     python tools/benchmark.py train --model mocogan --set dim_category=6 --threads 1 --reference ~/mocogan
     python tools/benchmark.py data --threads 1
+    python tools/benchmark.py eval --threads 2 --reference ~/pytorch-i3d
 
 The model trains in Lightning's own loop, at its paper's sizes unless ``--set`` says otherwise. Printed are iterations
 per second (from the median time of an iteration, after a warm-up), the peak memory, and which share of an iteration
@@ -27,6 +28,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import evaluating
 import pytorch_lightning as pl
 import reading
 import torch
@@ -37,6 +39,7 @@ from torch.utils.data import DataLoader, IterableDataset
 import vidgen
 from vidgen.config.signature import Mismatch, convert, parameters_of, type_name
 from vidgen.data.module import VideoDataModule
+from vidgen.data.packing import pack
 from vidgen.errors import UserError, did_you_mean
 from vidgen.models.base import AdversarialModel, Batch, VideoModel
 from vidgen.registry import DATASETS, MODELS
@@ -347,6 +350,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--reference", type=Path, metavar="PATH", help="checkout of the model's original, to be run side by side"
     )
     add_data_command(commands)
+    add_eval_command(commands)
     return parser.parse_args(arguments)
 
 
@@ -386,11 +390,63 @@ def run_data(arguments: argparse.Namespace) -> None:
     print(f"load average at the end: {os.getloadavg()[0]:.1f}")
 
 
+def add_eval_command(commands: Any) -> None:
+    """Declare ``benchmark.py eval``."""
+    command = commands.add_parser(
+        "eval",
+        help="speed of measuring",
+        description="Time the I3D network beside the public port, decoding while it runs, and two processes beside "
+        "one; watch the memory while few and many clips are measured.",
+        epilog="example: python tools/benchmark.py eval --threads 2 --reference ~/pytorch-i3d",
+    )
+    command.add_argument("--reference", type=Path, metavar="PATH", help="checkout of piergiaj/pytorch-i3d")
+    command.add_argument(
+        "--forms",
+        nargs="+",
+        default=list(evaluating.FORMS),
+        choices=list(evaluating.FORMS),
+        help="of the network (all)",
+    )
+    command.add_argument("--turns", type=int, default=20, metavar="N", help="pairs of each comparison (default: 20)")
+    command.add_argument("--clips", type=int, default=32, metavar="N", help="clips of a turn of an evaluation (32)")
+    command.add_argument(
+        "--memory-clips", nargs="*", type=int, default=[200, 2000], metavar="N", help="clips while memory is watched"
+    )
+    command.add_argument("--folder", type=Path, metavar="DIR", help="keep the rendered set here (default: do not)")
+    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: as torch chooses)")
+
+
+def run_eval(arguments: argparse.Namespace) -> None:
+    """``benchmark.py eval``: measure, and print what was found as it is found.
+
+    Raises:
+        UserError: the network and the port do not agree, or there is no port.
+    """
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f}")
+    if arguments.reference:
+        for lines in evaluating.beside_port(arguments.reference, arguments.forms, arguments.turns):
+            print(lines, flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        reading.render_set(folder / "videos", 8, 20)
+        dataset = {"name": "video_folder", "root": str(folder / "videos"), "resolution": 64, "num_frames": 16}
+        if not (folder / "packed").is_dir():
+            pack(reading.VideoFolder(dataset["root"], 64, 16), dataset, folder / "packed", quiet=True)
+        for lines in evaluating.overlap(folder / "videos", arguments.clips, arguments.turns):
+            print(lines, flush=True)
+        print(evaluating.two_processes(folder / "packed", arguments.clips, arguments.turns), flush=True)
+        for clips in arguments.memory_clips:
+            print(evaluating.peak_memory(folder / "packed", clips, torch.get_num_threads()), flush=True)
+    print(f"load average at the end: {os.getloadavg()[0]:.1f}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; what the user can put right is one line, status 2."""
     options = parse(arguments)
     try:
-        {"train": run_train, "data": run_data}[options.command](options)
+        {"train": run_train, "data": run_data, "eval": run_eval}[options.command](options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

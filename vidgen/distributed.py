@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vidgen.errors import UserError
+
+_PATIENCE = datetime.timedelta(days=7)
 _CONTROL: dict[int, dist.ProcessGroup] = {}
 
 
@@ -70,7 +75,7 @@ def process_group() -> Iterator[int]:
         Rank of this process; 0 where there is one alone, or the processes are connected already.
 
     Raises:
-        UserError: the environment contradicts itself.
+        UserError: the environment contradicts itself, or does not say where the processes meet.
     """
     from vidgen.sampling import process_share
 
@@ -78,7 +83,13 @@ def process_group() -> Iterator[int]:
     if size == 1 or dist.is_initialized():
         yield world()[0]
         return
-    dist.init_process_group("gloo", rank=rank, world_size=size)
+    if not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise UserError(
+            f"{size} processes were started, but MASTER_ADDR and MASTER_PORT do not say where they meet; set them to the"
+            " host of the first and a free port, or start with torchrun"
+        )
+    # One process may have found its share done already while another works for hours.
+    dist.init_process_group("gloo", rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         yield rank
     finally:

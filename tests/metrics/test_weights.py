@@ -267,6 +267,7 @@ def test_the_servers_refusal_is_told(cache, server):
 
 
 def test_no_network_is_told(cache, server):
+    server.shutdown()
     server.server_close()
     file = published(server)
     reason = "no connection: [Errno 111] Connection refused"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import zipfile
+import zlib
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +22,10 @@ from vidgen.errors import UserError
 from vidgen.registry import DATASETS
 
 SUFFIXES = (".npz", ".npy")
+MOST_BYTES = 2**30
+"""Bytes of arrays that stay in memory; one of any size does."""
+_DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, KeyError)
+"""What reading a file may raise that is cut off, damaged, encrypted, or none of its kind."""
 _LAYOUT = "(T, H, W, C) or (N, T, H, W, C) with 1 or 3 channels"
 
 
@@ -27,7 +34,8 @@ class ArrayVideos(StoredVideos):
     """``.npz`` and ``.npy`` files of uint8 arrays, each a video ``(T, H, W, C)`` or several ``(N, T, H, W, C)``.
 
     Of an ``.npz`` with several arrays the one named ``video`` or ``videos`` is taken. Pickled arrays are refused. At
-    the start only headers are read; of a compressed file the last array that was read stays in memory.
+    the start only headers are read; ``.npy`` files are mapped into memory, of ``.npz`` files the arrays read last stay
+    in it.
 
     Args:
         root: one such file, or a folder of them; its subfolders are the classes, numbered in sorted order.
@@ -38,8 +46,9 @@ class ArrayVideos(StoredVideos):
     def __init__(self, root: str, resolution: int, num_frames: int, **stored: Any) -> None:
         self._files: FolderFiles
         self._where: NDArray[np.int64]  # file and number in it, of each video
-        self._open: tuple[int, NDArray[np.uint8]] | None = None
+        self._open: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._broken: dict[str, str] = {}
+        self._lock = threading.Lock()
         super().__init__(root, resolution, num_frames, **stored)
 
     def find(self) -> Sequence[str]:
@@ -101,12 +110,25 @@ class ArrayVideos(StoredVideos):
         return list(array[list(times)])
 
     def _array(self, file: int) -> NDArray[np.uint8]:
-        if self._open is None or self._open[0] != file:
-            self._open = (file, read_array(Path(self._files.path(file))))
-        return self._open[1]
+        with self._lock:
+            array = self._open.pop(file, None)
+            if array is None:
+                array = read_array(Path(self._files.path(file)))
+            self._open[file] = array
+            while len(self._open) > 1 and sum(map(_bytes_in_memory, self._open.values())) > MOST_BYTES:
+                self._open.popitem(last=False)
+            return array
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": None}
+        return {**self.__dict__, "_open": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+
+def _bytes_in_memory(array: NDArray[np.uint8]) -> int:
+    return 0 if isinstance(array, np.memmap) else array.nbytes
 
 
 def array_shape(path: Path) -> tuple[int, ...]:
@@ -123,7 +145,7 @@ def array_shape(path: Path) -> tuple[int, ...]:
             return _checked(*_header(file))
     except FileNotFoundError:
         raise Unreadable("it is gone") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise Unreadable(f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from None
 
 
@@ -141,7 +163,7 @@ def read_array(path: Path) -> NDArray[np.uint8]:
         with zipfile.ZipFile(path) as archive, archive.open(_member(archive) + ".npy") as file:
             array: NDArray[np.uint8] = npy.read_array(file, allow_pickle=False)
             return array
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.zlib.error, MemoryError) as error:  # type: ignore[attr-defined]
+    except _DAMAGE as error:
         raise Unreadable(f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from None
 
 

@@ -132,7 +132,10 @@ def load_results(paths: Sequence[Path], *, samples: bool) -> list[NamedResult]:
     Raises:
         UserError: one cannot be read.
     """
-    files = list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
+    once: dict[Path, Path] = {}
+    for path in paths:
+        once.setdefault(path.resolve(), path)
+    files = list(once.values())
     read = [Evaluation.load(path, samples=samples) for path in files]
     return [NamedResult(*found) for found in zip(_labels(files), files, read, strict=True)]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
-from pathlib import Path
 
-from vidgen.data.stored import StoredVideos, counted
+from vidgen.data.stored import counted
+from vidgen.evaluation.compression import compression, is_lossy
+from vidgen.evaluation.copies import copies_among, copies_between
 from vidgen.evaluation.passes import Facts
-from vidgen.evaluation.sources import ClipSource, GeneratedClips, StoredClips, compression, is_lossy
-from vidgen.metrics.base import FeatureMetric, MomentMetric
+from vidgen.evaluation.sources import ClipSource, GeneratedClips, StoredClips
+from vidgen.metrics.base import FeatureMetric
 from vidgen.metrics.video_distances import PUBLISHED_NUM_VIDEOS
 
 Side = tuple[ClipSource, Facts]
@@ -22,7 +20,7 @@ def find_warnings(sides: Mapping[str, Side], metrics: Sequence[FeatureMetric]) -
 
     Args:
         sides: ``real`` and ``fake``, those that were looked at, with what is known of their clips.
-        metrics: what was measured.
+        metrics: what was measured of them.
 
     Returns:
         One line each; empty for clean input.
@@ -30,7 +28,7 @@ def find_warnings(sides: Mapping[str, Side], metrics: Sequence[FeatureMetric]) -
     lines = _too_few(sides, metrics)
     for name, (source, facts) in sides.items():
         lines += _left_out(name, source, facts)
-        lines += _duplicates(name, facts)
+        lines += _duplicates(name, source, facts)
     if "fake" in sides:
         lines += _lossy(sides["fake"][0])
     if len(sides) == 2:
@@ -41,35 +39,35 @@ def find_warnings(sides: Mapping[str, Side], metrics: Sequence[FeatureMetric]) -
 
 def _too_few(sides: Mapping[str, Side], metrics: Sequence[FeatureMetric]) -> list[str]:
     counts = {name: len(facts.digests) for name, (_, facts) in sides.items()}
-    if not metrics or not counts:
-        return []
-    said = ", ".join(f"{count} {name}" for name, count in counts.items())
     lines = []
-    if min(counts.values()) < PUBLISHED_NUM_VIDEOS:
-        lines.append(
-            f"few videos ({said}): published numbers take {PUBLISHED_NUM_VIDEOS}, and fewer give larger distances"
-        )
+    if metrics and counts and min(counts.values()) < PUBLISHED_NUM_VIDEOS:
+        said = ", ".join(f"{count} {name}" for name, count in counts.items())
+        effect = "fewer give larger distances" if len(sides) == 2 else "fewer give other values"
+        lines.append(f"few videos ({said}): published numbers take {PUBLISHED_NUM_VIDEOS}, and {effect}")
     for metric in metrics:
         dim = metric.extractor.num_features
-        rows = {name: count * _rows_per_clip(metric, sides[name][0]) for name, count in counts.items()}
-        if isinstance(metric, MomentMetric) and min(rows.values()) <= dim:
+        samples = [
+            count * metric.samples_per_video(sides[name][0].clips.num_frames)
+            for name, count in counts.items()
+            if name in metric.sides
+        ]
+        if metric.fits_gaussian and samples and min(samples) <= dim:
             lines.append(
-                f"{metric.label}: no more samples ({min(rows.values())}) than features ({dim}), so that the covariance"
+                f"{metric.label}: no more samples ({min(samples)}) than features ({dim}), so that the covariance"
                 " is singular; the value is exact for these videos and a poor estimate for more of them"
             )
     return lines
 
 
-def _rows_per_clip(metric: FeatureMetric, source: ClipSource) -> int:
-    return source.clips.num_frames if metric.extractor.per_frame else 1
-
-
 def _left_out(name: str, source: ClipSource, facts: Facts) -> list[str]:
+    lost = {entry.path: entry.reason for entry in facts.unusable.values()}
+    if isinstance(source, GeneratedClips):
+        what = f"{counted(len(facts.unusable), f'{name} video')} not made, as what they are made for is unreadable"
+        return [f"{what} (the first, {': '.join(min(lost.items()))})"] if lost else []
+    skipped = {**source.dataset.skipped, **lost} if isinstance(source, StoredClips) else lost
     lines = []
-    skipped = dict(source.dataset.skipped) if isinstance(source, StoredClips) else {}
-    skipped |= {entry.path: entry.reason for entry in facts.unusable.values()}
     if skipped:
-        path, reason = next(iter(sorted(skipped.items())))
+        path, reason = min(skipped.items())
         lines.append(f"{counted(len(skipped), f'{name} file')} left out as unreadable (the first, {path}: {reason})")
     if isinstance(source, StoredClips) and source.too_short:
         rule = source.clips
@@ -80,9 +78,10 @@ def _left_out(name: str, source: ClipSource, facts: Facts) -> list[str]:
     return lines
 
 
-def _duplicates(name: str, facts: Facts) -> list[str]:
-    count = len(facts.digests) - len(set(facts.digests.values()))
-    return [f"{counted(count, f'{name} clip')} that another one equals, pixel for pixel"] if count else []
+def _duplicates(name: str, source: ClipSource, facts: Facts) -> list[str]:
+    pixels = len(facts.digests) - len(set(facts.digests.values()))
+    count = max(pixels, copies_among(source))
+    return [_copies(count, name, "another", "others")] if count else []
 
 
 def _lossy(source: ClipSource) -> list[str]:
@@ -130,46 +129,11 @@ def _one_length(source: ClipSource) -> int | None:
 
 
 def _overlap(real: Side, fake: Side) -> list[str]:
-    same = set(real[1].digests.values()) & set(fake[1].digests.values())
-    count = sum(digest in same for digest in fake[1].digests.values())
-    count = max(count, _same_files(real[0], fake[0]))
-    return [f"{counted(count, 'fake video')} that also {'is' if count == 1 else 'are'} real videos"] if count else []
+    same = set(real[1].digests.values())
+    pixels = sum(digest in same for digest in fake[1].digests.values())
+    count = max(pixels, copies_between(real[0], fake[0]))
+    return [_copies(count, "fake", "a real one", "real ones")] if count else []
 
 
-def _same_files(real: ClipSource, fake: ClipSource) -> int:
-    """How many files of the fake videos have the content of a real one; only files of equal size are read."""
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in _files(real):
-        by_size[_size(path)].append(path)
-    candidates = [path for path in _files(fake) if by_size.get(_size(path))]
-    known: set[bytes] = set()
-    for size in {_size(path) for path in candidates}:
-        known |= {_content(path) for path in by_size[size]}
-    return sum(_content(path) in known for path in candidates)
-
-
-def _files(source: ClipSource) -> list[Path]:
-    """The files of videos that lie in one file each."""
-    dataset = getattr(source, "dataset", None)
-    if not isinstance(source, StoredClips) or not isinstance(dataset, StoredVideos):
-        return []
-    paths = [Path(source.path(number)) for number in range(len(source))]
-    return [path for path in paths if path.is_file()]
-
-
-def _size(path: Path) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return -1
-
-
-def _content(path: Path) -> bytes:
-    digest = blake2b(digest_size=16)
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError:
-        return str(path).encode()
-    return digest.digest()
+def _copies(count: int, name: str, one: str, several: str) -> str:
+    return f"1 {name} video is a copy of {one}" if count == 1 else f"{count} {name} videos are copies of {several}"

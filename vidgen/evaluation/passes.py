@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from vidgen.distributed import world
 from vidgen.errors import UserError
-from vidgen.evaluation.features import CHUNK, Chunk, FeatureStore
+from vidgen.evaluation.features import CHUNK, Chunk, FeatureStore, TensorStore
 from vidgen.evaluation.sources import Clip, ClipSource, StoredClips, Unusable
 from vidgen.metrics.base import FeatureMetric
 from vidgen.progress import Progress
 
 AHEAD = 2
-"""Chunks that are decoded while one is looked at."""
+"""Batches that are decoded while one is looked at."""
 
 Read = list[Clip | Unusable]
 
@@ -46,13 +47,23 @@ class Facts:
 
     def add(self, chunk: Chunk) -> None:
         """Take over what a chunk says."""
-        for number, digest, size in zip(
-            chunk.numbers.tolist(), chunk.digests.tolist(), chunk.sizes.tolist(), strict=True
-        ):
-            if number not in self.digests:
-                self.digests[number] = digest
-                self.sizes[tuple(size)] = self.sizes.get(tuple(size), 0) + 1
+        about = zip(chunk.numbers.tolist(), chunk.digests.tolist(), chunk.sizes.tolist(), strict=True)
+        for number, digest, (height, width) in about:
+            self._add(number, digest, (height, width))
         self.unusable.update({entry.number: entry for entry in chunk.unusable})
+
+    def see(self, read: Read) -> None:
+        """Take over what was read."""
+        for item in read:
+            if isinstance(item, Unusable):
+                self.unusable[item.number] = item
+            else:
+                self._add(item.number, digest_of(item.video), _size(item.video))
+
+    def _add(self, number: int, digest: int, size: tuple[int, int]) -> None:
+        if number not in self.digests:  # every group of metrics tells the same
+            self.digests[number] = digest
+            self.sizes[size] = self.sizes.get(size, 0) + 1
 
     @classmethod
     def union(cls, parts: Sequence[Facts]) -> Facts:
@@ -78,12 +89,14 @@ class Facts:
 class Pass:
     """Feeds the clips of a source to metrics.
 
+    Clips are read, and looked at, a batch at a time; their features are kept on the disk by chunks of :data:`CHUNK`.
+
     Args:
         source: the clips.
         metrics: what looks at them.
         real: which side they are.
         device: where networks run.
-        batch_size: clips looked at at once.
+        batch_size: clips in memory at once, :data:`CHUNK` at most; a few more are read ahead.
         workers: processes that decode; 0 decodes in a thread beside the networks.
         keep: whether features are kept on the disk.
         num_samples: clips that are kept for people to look at.
@@ -112,137 +125,209 @@ class Pass:
         self.progress = progress
         self.facts = Facts()
         identity = source.identity()
-        self.groups: dict[str, _Group] = {}
+        self.samples = TensorStore({"source": identity}, keep)
+        groups: dict[str, _Group] = {}
         for metric in metrics:
-            extraction = metric.extraction(real)
-            store = FeatureStore({"source": identity, "extraction": extraction}, keep)
-            self.groups.setdefault(str(store.folder), _Group(store, [])).metrics.append(metric)
+            store = FeatureStore(identity, metric.extraction(real), keep)
+            groups.setdefault(str(store.tensors.folder), _Group(store, [])).metrics.append(metric)
+        self.groups = list(groups.values())
 
     def run(self) -> Facts:
         """Look at this process's share of the clips: every W-th chunk.
 
         Raises:
+            UserError: clips cannot be made.
             ValueError: a metric refuses what it is given.
         """
         rank, size = world()
         chunks = range(rank, -(-len(self.source) // CHUNK), size)
-        for metric in (metric for group in self.groups.values() for metric in group.metrics):
+        for metric in (metric for group in self.groups for metric in group.metrics):
             metric.extractor.to(self.device)
-        todo = {chunk: None for chunk in chunks if not self._is_kept(chunk)}
-        mine = sum(len(self._numbers(chunk)) for chunk in chunks)
+        missing = {chunk for chunk in chunks if not self._is_kept(chunk)}
+        total = sum(len(self._numbers(chunk)) for chunk in chunks)
         side = "real" if self.real else "fake"
-        reading = self._read_ahead(list(todo))
-        with Progress(mine, "measured", f"{side} videos", self.progress and rank == 0, last_line=False) as bar:
+        with (
+            closing(self._read([batch for chunk in sorted(missing) for batch in self._batches(chunk)])) as reading,
+            Progress(total, "measured", f"{side} videos", self.progress and rank == 0, last_line=False) as bar,
+        ):
             for chunk in chunks:
-                clips = next(reading) if chunk in todo else None
-                for group in self.groups.values():
-                    self._feed(group, chunk, clips)
-                self._keep_samples(chunk, clips)
+                self._show(chunk, reading if chunk in missing else None)
                 bar.advance(len(self._numbers(chunk)))
         return self.facts
 
     def _numbers(self, chunk: int) -> range:
         return range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(self.source)))
 
+    def _batches(self, chunk: int) -> list[range]:
+        numbers = self._numbers(chunk)
+        return [numbers[first : first + self.batch_size] for first in range(0, len(numbers), self.batch_size)]
+
     def _is_kept(self, chunk: int) -> bool:
-        return all(group.store.load(chunk) is not None for group in self.groups.values())
+        numbers = self._numbers(chunk)
+        samples = (self.samples.load(_name(number)) for number in numbers if number < self.num_samples)
+        return all(group.store.load(chunk, numbers) for group in self.groups) and all(samples)
 
-    def _feed(self, group: _Group, number: int, clips: Read | None) -> None:
-        chunk = group.store.load(number)
-        if chunk is None:
-            assert clips is not None
-            chunk = self._look(group.metrics[0], clips)
-            group.store.save(number, chunk)
-        self.facts.add(chunk)
-        if not len(chunk.numbers):
-            return
-        frames = self.source.clips.num_frames
-        for metric in group.metrics:
-            metric.add(chunk.features.to(metric.device), self.real, chunk.numbers.tolist(), frames)
+    def _show(self, number: int, reading: Iterator[Read] | None) -> None:
+        """Give the features of a chunk to the metrics.
 
-    def _look(self, metric: FeatureMetric, clips: Read) -> Chunk:
-        usable = [clip for clip in clips if isinstance(clip, Clip)]
-        lost = tuple(clip for clip in clips if isinstance(clip, Unusable))
+        Args:
+            number: which chunk.
+            reading: gives its batches; None where everything about it was kept.
+        """
+        kept = [group.store.load(number, self._numbers(number)) for group in self.groups]
+        if reading is None:  # nothing is read, unless somebody has emptied the cache in the meantime
+            reading = map(self.source.read, self._batches(number) if None in kept else ())
+        chunks = self._look(number, kept, reading)
+        for group, chunk in zip(self.groups, chunks, strict=True):
+            self.facts.add(chunk)
+            if len(chunk.numbers):
+                for metric in group.metrics:
+                    features = chunk.features.to(metric.device)
+                    metric.add(features, self.real, chunk.numbers.tolist(), self.source.clips.num_frames)
+        self._take_samples(number)
+
+    def _look(self, number: int, kept: Sequence[Chunk | None], reading: Iterator[Read]) -> list[Chunk]:
+        """The chunk as each group sees it: those that were kept, and new ones, which are kept from now on."""
+        seen: dict[int, tuple[int, tuple[int, int]]] = {}
+        lost: list[Unusable] = []
+        features: list[dict[int, Tensor]] = [{} for _ in self.groups]
+        for _, read in zip(self._batches(number), reading, strict=False):
+            clips = [clip for clip in read if isinstance(clip, Clip)]
+            lost += [clip for clip in read if isinstance(clip, Unusable)]
+            seen |= {
+                clip.number: (digest_of(clip.video), (clip.video.shape[-2], clip.video.shape[-1])) for clip in clips
+            }
+            for group, chunk, into in zip(self.groups, kept, features, strict=True):
+                if chunk is None:
+                    into |= self._features(group.metrics[0], clips)
+            self._keep_samples(read)
+        whole: list[Chunk] = []
+        for group, chunk, new in zip(self.groups, kept, features, strict=True):
+            if chunk is None:
+                chunk = _chunk(new, seen, lost)
+                group.store.save(number, chunk)
+            whole.append(chunk)
+        return whole
+
+    def _features(self, metric: FeatureMetric, clips: Sequence[Clip]) -> dict[int, Tensor]:
         features: dict[int, Tensor] = {}
-        for batch in _batches(usable, self.batch_size):
-            videos = torch.stack([clip.video for clip in batch]).to(self.device)
+        for alike in _by_shape(clips):
+            videos = torch.stack([clip.video for clip in alike]).to(self.device)
             found = metric.extract(videos, self.real).float().cpu()
-            features.update(zip((clip.number for clip in batch), found, strict=True))
-        numbers = sorted(features)
-        by_number = {clip.number: clip.video for clip in usable}
-        return Chunk(
-            torch.tensor(numbers, dtype=torch.int64),
-            torch.stack([features[number] for number in numbers]) if numbers else torch.zeros(0, 1),
-            torch.tensor([_digest(by_number[number]) for number in numbers], dtype=torch.int64),
-            torch.tensor([by_number[number].shape[-2:] for number in numbers], dtype=torch.int64).reshape(-1, 2),
-            lost,
-        )
+            features.update(zip((clip.number for clip in alike), found, strict=True))
+        return features
 
-    def _keep_samples(self, chunk: int, clips: Read | None) -> None:
-        wanted = [number for number in self._numbers(chunk) if number < self.num_samples]
-        if not wanted:
-            return
-        for clip in clips if clips is not None else self.source.read(wanted):
-            if isinstance(clip, Clip) and clip.number in wanted:
-                self.facts.samples[clip.number] = clip.video.permute(1, 2, 3, 0).cpu().numpy()
+    def _keep_samples(self, read: Read) -> None:
+        for item in read:
+            if item.number >= self.num_samples:
+                continue
+            if isinstance(item, Clip):
+                self.facts.samples[item.number] = item.video.permute(1, 2, 3, 0).cpu().numpy()
+                self.samples.save(_name(item.number), {"video": item.video.cpu()})
+            elif not item.passing:
+                self.samples.save(_name(item.number), {"video": torch.empty(0, dtype=torch.uint8)})
 
-    def _read_ahead(self, chunks: Sequence[int]) -> Iterator[Read]:
-        """The clips of chunks; stored ones are decoded while the networks run."""
-        blocks = [list(self._numbers(chunk)) for chunk in chunks]
+    def _take_samples(self, chunk: int) -> None:
+        """Samples that were kept by an earlier pass."""
+        for number in self._numbers(chunk):
+            kept = self.samples.load(_name(number)) if number < self.num_samples else None
+            if kept is not None and kept["video"].ndim == 4:
+                self.facts.samples[number] = kept["video"].permute(1, 2, 3, 0).numpy()
+
+    def _read(self, batches: Sequence[Sequence[int]]) -> Generator[Read]:
+        """Clips by their numbers; stored ones are decoded while the networks run."""
         if not isinstance(self.source, StoredClips):
-            yield from map(self.source.read, blocks)
+            yield from map(self.source.read, batches)
         elif self.workers:
             loader: DataLoader[Any] = DataLoader(
-                _Blocks(self.source, blocks), batch_size=None, num_workers=self.workers, prefetch_factor=AHEAD
+                _Batches(self.source, batches),
+                batch_size=None,
+                num_workers=min(self.workers, len(batches)),
+                prefetch_factor=AHEAD if batches else None,
+                collate_fn=_as_it_is,
             )
             for read in loader:
                 if isinstance(read, str):
                     raise UserError(read)
                 yield read
         else:
-            with ThreadPoolExecutor(1) as pool:
-                waiting: deque[Future[Read]] = deque()
-                for block in blocks:
-                    waiting.append(pool.submit(self.source.read, block))
-                    if len(waiting) > AHEAD:
-                        yield waiting.popleft().result()
-                while waiting:
+            yield from self._read_in_thread(batches)
+
+    def _read_in_thread(self, batches: Sequence[Sequence[int]]) -> Iterator[Read]:
+        pool = ThreadPoolExecutor(1)
+        waiting: deque[Future[Read]] = deque()
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(self.source.read, batch))
+                if len(waiting) > AHEAD:
                     yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @dataclass
 class _Group:
+    """Metrics that share a look at the clips.
+
+    Args:
+        store: where it is kept.
+        metrics: the metrics.
+    """
+
     store: FeatureStore
     metrics: list[FeatureMetric]
 
 
-class _Blocks(Dataset):
-    def __init__(self, source: ClipSource, blocks: Sequence[Sequence[int]]) -> None:
+class _Batches(Dataset):
+    def __init__(self, source: ClipSource, batches: Sequence[Sequence[int]]) -> None:
         self.source = source
-        self.blocks = blocks
+        self.batches = batches
 
     def __len__(self) -> int:
-        return len(self.blocks)
+        return len(self.batches)
 
-    def __getitem__(self, block: int) -> Read | str:
+    def __getitem__(self, batch: int) -> Read | str:
         try:
-            return self.source.read(self.blocks[block])
+            return self.source.read(self.batches[batch])
         except UserError as error:  # as an exception it would arrive as a traceback of many lines
             return str(error)
 
 
-def _batches(clips: Sequence[Clip], size: int) -> Iterator[list[Clip]]:
-    """Clips of one shape, at most ``size`` at a time."""
+def _as_it_is(read: Any) -> Any:
+    return read
+
+
+def _name(number: int) -> str:
+    return f"clip_{number:06d}"
+
+
+def _size(video: Tensor) -> tuple[int, int]:
+    return video.shape[-2], video.shape[-1]
+
+
+def _chunk(features: dict[int, Tensor], seen: dict[int, tuple[int, tuple[int, int]]], lost: list[Unusable]) -> Chunk:
+    numbers = sorted(features)
+    return Chunk(
+        torch.tensor(numbers, dtype=torch.int64),
+        torch.stack([features[number] for number in numbers]) if numbers else torch.zeros(0, 1),
+        torch.tensor([seen[number][0] for number in numbers], dtype=torch.int64),
+        torch.tensor([seen[number][1] for number in numbers], dtype=torch.int64).reshape(-1, 2),
+        tuple(lost),
+    )
+
+
+def _by_shape(clips: Sequence[Clip]) -> list[list[Clip]]:
+    """Clips of one shape together."""
     shapes: dict[tuple[int, ...], list[Clip]] = {}
     for clip in clips:
         shapes.setdefault(tuple(clip.video.shape), []).append(clip)
-    for alike in shapes.values():
-        for first in range(0, len(alike), size):
-            yield alike[first : first + size]
+    return list(shapes.values())
 
 
-def _digest(video: Tensor) -> int:
-    """Of the pixels of a clip, 64 bits."""
+def digest_of(video: Tensor) -> int:
+    """Tells the pixels of a clip, uint8 ``(C, T, H, W)``, from others; 64 bits with a sign."""
     digest = hashlib.blake2b(str(tuple(video.shape)).encode(), digest_size=8)
     digest.update(video.cpu().contiguous().numpy().data)
     return int.from_bytes(digest.digest(), "big", signed=True)

@@ -22,6 +22,8 @@ COLORS = ("#4c86d9", "#d9822b", "#2f9e6e", "#d9534f", "#9470dc", "#a1785b", "#d1
 WIDTH, HEIGHT = 640, 280
 LEFT, RIGHT, TOP, BOTTOM = 76, 26, 14, 46
 """Margins around the plotted area."""
+LARGEST = 1e300
+"""Beyond it, values are drawn at the border: differences of floats must stay finite."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,8 @@ class _Axis:
     """
 
     def __init__(self, values: np.ndarray, start: float, end: float, whole_numbers: bool) -> None:
-        finite = values[np.isfinite(values)]
-        low, high = float(finite.min()), float(finite.max())
+        seen = np.clip(values, -LARGEST, LARGEST)
+        low, high = float(seen.min()), float(seen.max())
         if low == high:
             low, high = low - (abs(low) * 0.05 or 1), high + (abs(high) * 0.05 or 1)
         locator = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=whole_numbers)
@@ -131,7 +133,7 @@ class _Axis:
         self.start, self.end = start, end
 
     def place(self, value: float) -> str:
-        share = (value / 2 - self.low / 2) / (self.high / 2 - self.low / 2)  # halves: differences stay finite
+        share = (value - self.low) / (self.high - self.low)
         return f"{self.start + min(max(share, 0.0), 1.0) * (self.end - self.start):.1f}"
 
 
@@ -225,12 +227,17 @@ def _training_lines(comparison: MetricComparison, results: Sequence[NamedResult]
 
 
 def _run(metric: MetricResult) -> tuple[str, str, str, str]:
-    """What tells the checkpoints of one training from those of another: model, weights, keywords, folder."""
+    """What tells the checkpoints of one training from those of another: model, weights, keywords, folder.
+
+    The folder is that of the run, whether its training was measured or one of its ``checkpoints`` afterwards.
+    """
     fake = side_of(metric.protocol, "fake")
     keywords = fake.get("keywords")
     asked = json.dumps(keywords, sort_keys=True, ensure_ascii=False) if keywords else ""
-    folder = str(PurePath(str(fake.get("path") or "")).parent)
-    return str(fake.get("model") or ""), str(fake.get("weights") or ""), asked, folder
+    folder = PurePath(str(fake.get("path") or ""))
+    if folder.suffix == ".ckpt":
+        folder = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
+    return str(fake.get("model") or ""), str(fake.get("weights") or ""), asked, str(folder)
 
 
 def _means(points: Sequence[Point]) -> tuple[tuple[float, float], ...]:
@@ -255,7 +262,7 @@ def _window_line(label: str, metric: MetricResult) -> Line:
 def _fit_line(label: str, metric: MetricResult) -> Line | None:
     details = metric.details
     slope, residual = as_number(details.get("slope")), as_number(details.get("residual"))
-    sizes, values = (details.get(key) for key in ("sizes", "values"))
+    sizes, values = details.get("sizes"), details.get("distances")
     if slope is None or not isinstance(sizes, list) or not isinstance(values, list):
         return None
     points = []

@@ -116,12 +116,13 @@ def _webm(frames: Video, fps: float) -> bytes:
     import av
 
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="webm") as container:
+    # bitexact: no random number of the file's own, so that the same frames give the same bytes
+    with av.open(buffer, "w", format="webm", options={"fflags": "+bitexact"}) as container:
         stream: Any = container.add_stream("libvpx-vp9", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         stream.bit_rate = 0  # crf alone decides
         stream.options = {"crf": "20", "deadline": "good", "cpu-used": "5", "row-mt": "0"}
-        stream.codec_context.thread_count = 1  # the same bytes whatever the number of cores
+        stream.codec_context.thread_count = 1  # nor an influence of the number of cores
         stream.codec_context.colorspace = _SMPTE170M
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

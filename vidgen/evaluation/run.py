@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime
 import math
-import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +21,10 @@ from vidgen.evaluation.pairs import Pairs
 from vidgen.evaluation.passes import Facts, Pass
 from vidgen.evaluation.result import Evaluation, MetricResult, Samples
 from vidgen.evaluation.sources import ClipRule, ClipSource
-from vidgen.metrics.base import FeatureMetric, PairedMetric, ProbeMetric, VideoMetric
+from vidgen.metrics.base import FeatureMetric, PairedMetric, ProbeMetric, Side, VideoMetric
 from vidgen.models.base import VideoModel
 
+T = TypeVar("T")
 SourceFactory = Callable[[ClipRule], ClipSource]
 """Makes the clips of a side by a rule."""
 
@@ -73,7 +73,7 @@ def evaluate(
     """Measure videos; every process of a group calls this, and all get the result.
 
     Args:
-        metrics: what to measure; their states are used up.
+        metrics: what to measure; their states are reset at the start.
         real: the real videos; None where no metric needs them.
         fake: the generated ones.
         pairs: the same, each beside the real one that it should equal, for paired metrics.
@@ -89,85 +89,122 @@ def evaluate(
     """
     _check_given(metrics, real, fake, pairs, model)
     for metric in metrics:
+        metric.reset()
         metric.process_group = control_group() if world()[1] > 1 else None
-    parts: list[_Part] = []
-    failure = ""
-    try:
-        for side, factory in (("real", real), ("fake", fake)):
-            if factory is not None:
-                parts += _look(metrics, side, factory, settings)
+    parts = _agreed(lambda: _plan(metrics, {"real": real, "fake": fake}, settings))
+
+    def look() -> None:
+        for part in parts:
+            part.facts = _pass(part, settings, num_samples=settings.num_samples if part.first else 0)
         _compare_and_probe(metrics, pairs, model, settings)
-    except (ValueError, TypeError) as error:
-        failure = _one_line(error)
-    _agree(failure)
+
+    _agreed(look)
     for part in parts:
         part.facts = Facts.union(gather_objects(part.facts))
-    results = {metric.label: _result(metric, parts) for metric in metrics}
-    sides = {part.side: (part.source, part.facts) for part in reversed(parts)}  # of several the first
-    warnings = find_warnings(sides, [metric for metric in metrics if isinstance(metric, FeatureMetric)])
+    if pairs is not None:
+        pairs.gather()
+    results = {metric.label: _result(metric, parts, pairs) for metric in metrics}
+    firsts = {part.side: part for part in parts if part.first}
     return Evaluation(
         results,
         {"software": software(), "device": settings.device},
-        (*warnings, *(pairs.warnings() if pairs else [])),
+        tuple(_warnings(metrics, parts, pairs)),
         command,
         datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        Samples(*(_samples(sides.get(side)) for side in ("real", "fake"))),
+        Samples(*(_samples(firsts.get(side)) for side in ("real", "fake"))),
     )
 
 
 @dataclass
 class _Part:
-    """One pass over the clips of a side."""
+    """What metrics that want clips cut alike see of a side.
 
-    side: str
+    Args:
+        side: ``real`` or ``fake``.
+        source: the clips.
+        metrics: who looks at them.
+        first: whether it is the first of its side, of which samples are shown.
+        facts: what is known of the clips after the pass.
+    """
+
+    side: Side
     source: ClipSource
     metrics: list[FeatureMetric]
-    facts: Facts
+    first: bool
+    facts: Facts = field(default_factory=Facts)
 
 
-def _look(metrics: Sequence[VideoMetric], side: str, factory: SourceFactory, settings: Settings) -> list[_Part]:
-    """One pass for each rule by which metrics want clips cut."""
-    real = side == "real"
-    wanted: dict[ClipRule, list[FeatureMetric]] = {}
-    for metric in metrics:
-        if isinstance(metric, FeatureMetric) and side in metric.sides:
-            frames = metric.clip_frames(real) or metric.preferred_frames()
-            rule = ClipRule(
-                frames,
-                metric.stride,
-                metric.order if real else "shuffled",
-                settings.start if real else settings.fake_start,
-                settings.clips_per_video,
-                settings.seed,
-            )
-            wanted.setdefault(rule, []).append(metric)
+def _plan(
+    metrics: Sequence[VideoMetric], factories: Mapping[Side, SourceFactory | None], settings: Settings
+) -> list[_Part]:
+    """One pass for each rule by which metrics want the clips of a side cut.
+
+    Raises:
+        UserError: clips cannot be cut as a metric wants them, or are too few.
+    """
     parts: list[_Part] = []
-    for rule, group in wanted.items():
-        source = factory(rule)
-        facts = Pass(
-            source,
-            group,
-            real,
-            device=torch.device(settings.device),
-            batch_size=settings.batch_size,
-            workers=settings.workers,
-            keep=settings.keep_real if real else settings.keep_fake,
-            num_samples=0 if parts else settings.num_samples,
-            progress=settings.progress,
-        ).run()
-        parts.append(_Part(side, source, group, facts))
+    for side, factory in factories.items():
+        wanted: dict[ClipRule, list[FeatureMetric]] = {}
+        for metric in metrics:
+            if isinstance(metric, FeatureMetric) and side in metric.sides:
+                wanted.setdefault(clip_rule(metric, side, settings), []).append(metric)
+        for rule, group in wanted.items():
+            assert factory is not None
+            source = factory(rule)
+            for metric in group:
+                metric.check_samples(side, len(source) * metric.samples_per_video(rule.num_frames))
+            parts.append(_Part(side, source, group, first=rule == next(iter(wanted))))
     return parts
+
+
+def clip_rule(metric: FeatureMetric, side: Side, settings: Settings) -> ClipRule:
+    """How a metric wants the clips of a side cut.
+
+    Raises:
+        UserError: shorter than its network can see.
+    """
+    frames = metric.clip_frames(side == "real") or metric.preferred_frames()
+    least = metric.extractor.min_frames
+    if frames < least:
+        raise UserError(f"{metric.label}: needs clips of at least {least} frames, got {frames}; raise num_frames")
+    return ClipRule(
+        frames,
+        metric.stride,
+        metric.order if side == "real" else "shuffled",
+        settings.start if side == "real" else settings.fake_start,
+        settings.clips_per_video,
+        settings.seed,
+    )
+
+
+def _pass(part: _Part, settings: Settings, num_samples: int) -> Facts:
+    return Pass(
+        part.source,
+        part.metrics,
+        part.side == "real",
+        device=torch.device(settings.device),
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+        keep=settings.keep_real if part.side == "real" else settings.keep_fake,
+        num_samples=num_samples,
+        progress=settings.progress,
+    ).run()
 
 
 def _compare_and_probe(
     metrics: Sequence[VideoMetric], pairs: Pairs | None, model: VideoModel | None, settings: Settings
 ) -> None:
-    paired = [metric.to(settings.device) for metric in metrics if isinstance(metric, PairedMetric)]
+    paired = [metric for metric in metrics if isinstance(metric, PairedMetric)]
+    probes = [metric for metric in metrics if isinstance(metric, ProbeMetric)]
+    for metric in (*paired, *probes):
+        metric.to(settings.device)
     if paired and pairs is not None:
-        pairs.feed(paired, settings.progress)
-    for metric in metrics:
-        if isinstance(metric, ProbeMetric) and model is not None:
-            metric.measure(model)
+        pairs.feed(paired, settings.progress, settings.batch_size)
+    for probe in probes:
+        assert model is not None
+        probe.measure(model)
+    for metric in (*paired, *probes):
+        metric.to("cpu")  # states are merged there, since gloo gathers no others
 
 
 def _check_given(
@@ -177,38 +214,59 @@ def _check_given(
     pairs: Pairs | None,
     model: VideoModel | None,
 ) -> None:
+    labels = [metric.label for metric in metrics]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"metric {label!r} is asked for twice; measure it in two runs")
     for metric in metrics:
         if isinstance(metric, FeatureMetric):
+            if metric.output == "logits" and not metric.extractor.classifies:
+                raise UserError(f"{metric.label}: needs a network with classes; {metric.extractor.name} has none")
             for side, factory in (("real", real), ("fake", fake)):
                 if side in metric.sides and factory is None:
-                    raise UserError(f"{metric.name}: needs {side} videos; {_HOW_TO_GIVE[side]}")
+                    raise UserError(f"{metric.label}: needs {side} videos; {_HOW_TO_GIVE[side]}")
         elif isinstance(metric, PairedMetric) and pairs is None:
-            raise UserError(f"{metric.name}: needs pairs; give --real and --fake, or a checkpoint that predicts")
+            raise UserError(f"{metric.label}: needs pairs; give --real and --fake, or a checkpoint that predicts")
         elif isinstance(metric, ProbeMetric) and model is None:
-            raise UserError(f"{metric.name}: asks a model; give --ckpt")
+            raise UserError(f"{metric.label}: asks a model; give --ckpt")
 
 
 _HOW_TO_GIVE = {"real": "give --real", "fake": "give --fake or --ckpt"}
 
 
-def _agree(failure: str) -> None:
-    """End all processes where one has failed, so that none waits for it."""
+def _agreed(work: Callable[[], T]) -> T:
+    """Do something on all processes; where it fails on one, end all of them, so that none waits for it.
+
+    Raises:
+        UserError: it failed; on all processes the message of the first.
+    """
+    failure = ""
+    cause: Exception | None = None
+    try:
+        done = work()
+    except (UserError, ValueError) as error:
+        failure, cause = _one_line(error), error
     failures = [text for text in gather_objects(failure) if text]
     if failures:
-        raise UserError(failures[0])
+        raise UserError(failures[0]) from cause
+    return done
 
 
-def _result(metric: VideoMetric, parts: Sequence[_Part]) -> MetricResult:
+def _result(metric: VideoMetric, parts: Sequence[_Part], pairs: Pairs | None) -> MetricResult:
     try:
         value = float(metric.compute())
     except ValueError as error:
-        raise UserError(_one_line(error)) from None
+        raise UserError(_one_line(error)) from error
     if not math.isfinite(value):
         raise UserError(f"{metric.label}: the value is {value}; a video or a network is at fault")
     protocol = metric.protocol()
     for part in parts:
         if any(metric is one for one in part.metrics):
             protocol[part.side] = _describe(part.source, part.facts)
+    if isinstance(metric, PairedMetric) and pairs is not None:
+        protocol["pairing"] = pairs.pairing
+        protocol["real"] = _describe(pairs.real, pairs.facts["real"])
+        protocol["fake"] = _describe(pairs.fake, pairs.facts["fake"])
     return MetricResult(value, metric.details, protocol, tuple(metric.warnings()))
 
 
@@ -217,13 +275,31 @@ def _describe(source: ClipSource, facts: Facts) -> dict[str, Any]:
     return {
         **source.describe(),
         "num_clips": len(facts.digests),
+        "num_unusable": len(facts.unusable),
         "resolution": list(sizes[0]) if len(sizes) == 1 else [list(size) for size in sizes],
         "fingerprint": facts.fingerprint,
     }
 
 
-def _samples(side: tuple[ClipSource, Facts] | None) -> tuple[NDArray[np.uint8], ...]:
-    return tuple(video for _, video in sorted(side[1].samples.items())) if side else ()
+def _warnings(metrics: Sequence[VideoMetric], parts: Sequence[_Part], pairs: Pairs | None) -> list[str]:
+    """Warnings about all videos, for each set of them that metrics were computed from; found by one process."""
+    lines: list[str] = []
+    if world()[0] == 0:
+        together: dict[tuple[int, ...], list[FeatureMetric]] = {}
+        for metric in metrics:
+            if isinstance(metric, FeatureMetric):
+                seen = (number for number, part in enumerate(parts) if any(metric is one for one in part.metrics))
+                together.setdefault(tuple(seen), []).append(metric)
+        for numbers, group in together.items():
+            sides: dict[str, tuple[ClipSource, Facts]] = {}
+            sides |= {parts[number].side: (parts[number].source, parts[number].facts) for number in numbers}
+            lines += find_warnings(sides, group)
+        lines += pairs.warnings() if pairs is not None else []
+    return gather_objects(list(dict.fromkeys(lines)))[0]
+
+
+def _samples(part: _Part | None) -> tuple[NDArray[np.uint8], ...]:
+    return tuple(video for _, video in sorted(part.facts.samples.items())) if part else ()
 
 
 def _one_line(error: BaseException) -> str:
@@ -231,10 +307,14 @@ def _one_line(error: BaseException) -> str:
 
 
 def software() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    names = ("vidgen", "torch", "torchvision", "torchmetrics", "timm", "numpy", "scipy", "av", "pillow")
-    found = {"python": platform.python_version()}
-    for name in names:
+    """Versions of what computes the numbers, and the commit of vidgen's code where it runs from a checkout."""
+    from vidgen.config.save import provenance
+
+    about = provenance([])
+    found = dict(about["versions"])
+    for name in ("torchvision", "torchmetrics", "timm", "scipy", "av", "pillow"):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
+    if about["code"]:
+        found["commit"] = about["code"]["commit"] + (" (modified)" if about["code"]["modified"] else "")
     return found

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import pickle
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,21 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vidgen import __version__
 from vidgen.data.dataset import UnreadableVideo, VideoDataset
+from vidgen.data.packed import Packed
 from vidgen.data.request import ClipRequest
 from vidgen.data.sampler import permutation
 from vidgen.data.stored import StoredVideos
-from vidgen.data.transforms import to_levels
+from vidgen.data.transforms import from_levels, to_levels
 from vidgen.errors import UserError
+from vidgen.evaluation.compression import compression
+from vidgen.evaluation.identity import data_identity
 from vidgen.media import Rounding, to_uint8
 from vidgen.models.base import VideoModel
 from vidgen.registry import DATASETS, MODELS
 from vidgen.sampling import weights_fingerprint
 from vidgen.seeding import derive_seed
-
-LOSSLESS_CODECS = frozenset({"ffv1", "ffvhuff", "huffyv", "huffyuv", "magicyuv", "png", "apng", "qtrle", "rawvideo",
-                             "tiff", "utvideo", "v210", "bmp", "zlib", "zmbv", "lagarith"})  # fmt: skip
-LOSSY_IMAGES = frozenset({".jpg", ".jpeg", ".webp"})
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,10 @@ class ClipRule:
     def span(self) -> int:
         """Source frames that a clip reaches over."""
         return (self.num_frames - 1) * self.stride + 1
+
+    def dense(self) -> ClipRule:
+        """The same clips with all the frames that these reach over."""
+        return replace(self, num_frames=self.span, stride=1)
 
     def chosen(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """The video of each clip: those that are long enough, in the order in which they are taken."""
@@ -96,11 +96,13 @@ class Unusable(NamedTuple):
         number: which clip.
         path: of its file.
         reason: why.
+        passing: whether it may be had next time though the file is the same.
     """
 
     number: int
     path: str
     reason: str
+    passing: bool = False
 
 
 class ClipSource(ABC):
@@ -141,7 +143,7 @@ class StoredClips(ClipSource):
     ) -> None:
         self.dataset = dataset
         self.clips = clips
-        self.native = native and isinstance(dataset, StoredVideos) and DATASETS.name_of(type(dataset)) != "packed"
+        self.native = native and isinstance(dataset, StoredVideos) and not isinstance(dataset, Packed)
         self.name = name
         self.videos = clips.chosen(dataset.lengths)[:limit]
         self.too_short = int((dataset.lengths < clips.span).sum())
@@ -150,31 +152,31 @@ class StoredClips(ClipSource):
     def __len__(self) -> int:
         return len(self.videos)
 
+    def dense(self) -> StoredClips:
+        """The same clips with all the frames that these reach over."""
+        dense = copy.copy(self)
+        dense.clips = self.clips.dense()
+        return dense
+
     def read(self, numbers: Sequence[int]) -> list[Clip | Unusable]:
         """See :meth:`ClipSource.read`."""
         return [self._read(int(number)) for number in numbers]
 
     def _read(self, number: int) -> Clip | Unusable:
         video = int(self.videos[number])
-        times = self.clips.times(video, int(self.dataset.lengths[video]), number // self._usable)
+        times = self.clips.times(video, int(self.dataset.lengths[video]), number // max(self._usable, 1))
         try:
             if self.native and isinstance(self.dataset, StoredVideos):
                 return Clip(number, to_levels(self.dataset.stored(video, times)), {})
             sample = self.dataset.read_levels(ClipRequest(video, times, self.dataset.spec.resolution))
         except UnreadableVideo as error:
-            return Unusable(number, error.path, error.reason)
+            return Unusable(number, error.path, error.reason, error.passing)
         pixels = sample.pop("video")
         return Clip(number, pixels if pixels.dtype == torch.uint8 else to_uint8(pixels), sample)
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`ClipSource.identity`."""
-        return {
-            "data": DATASETS.name_of(type(self.dataset)),
-            "files": _files_digest(self.dataset),
-            "arguments": _reading_arguments(self.dataset),
-            "native": self.native,
-            "clips": asdict(self.clips),
-        }
+        return {**data_identity(self.dataset), "native": self.native, "clips": asdict(self.clips)}
 
     def describe(self) -> dict[str, Any]:
         """See :meth:`ClipSource.describe`."""
@@ -192,11 +194,6 @@ class StoredClips(ClipSource):
             found["interpolation"] = dataset.interpolation
         return found
 
-    def path(self, number: int) -> str:
-        """The file of a clip, or what stands for it."""
-        video = int(self.videos[number])
-        return self.dataset.path(video) if isinstance(self.dataset, StoredVideos) else f"video {video}"
-
 
 class GeneratedClips(ClipSource):
     """Clips that a model makes; number n is a function of the weights, the seed and n.
@@ -211,6 +208,9 @@ class GeneratedClips(ClipSource):
         about: where the model comes from (``path``, ``checkpoint``, ``iteration``, ``weights``), for the record.
         condition: what videos are made for, where the model needs it; they are made as many as there are clips of it.
         fingerprint: of the weights; None hashes them.
+
+    Raises:
+        UserError: the model needs something that is not given.
     """
 
     def __init__(
@@ -226,44 +226,57 @@ class GeneratedClips(ClipSource):
         condition: ClipSource | None = None,
         fingerprint: str | None = None,
     ) -> None:
-        if model.sample_keys and condition is None:
-            raise UserError(
-                f"{MODELS.name_of(type(model))} samples from given {', '.join(model.sample_keys)}; give --real"
-            )
+        needed = model.sample_keys
+        if needed and condition is None:
+            raise UserError(f"{MODELS.name_of(type(model))} samples from given {', '.join(needed)}; give --real")
+        if isinstance(condition, StoredClips):
+            condition = condition.dense()  # a model counts in frames, whatever is looked at of its video
         self.model = model
-        self.num = num if condition is None or not model.sample_keys else min(num, len(condition))
+        self.num = num if condition is None or not needed else min(num, len(condition))
         self.clips = ClipRule(clips.num_frames, clips.stride, "first", "first", seed=seed)
         self.seed = seed
         self.rounding: Rounding = rounding
         self.keywords = dict(keywords or {})
         self.about = dict(about or {})
-        self.condition = condition if model.sample_keys else None
+        self.condition = condition if needed else None
         self.fingerprint = fingerprint or weights_fingerprint(model)
 
     def __len__(self) -> int:
         return self.num
 
-    @torch.inference_mode()
+    def draw(self, which: int) -> GeneratedClips:
+        """Other videos of the same kind, for the same conditions; those of draw 0 are these."""
+        other = copy.copy(self)
+        other.seed = derive_seed(self.seed, "draw", which) if which else self.seed
+        return other
+
     def read(self, numbers: Sequence[int]) -> list[Clip | Unusable]:
         """See :meth:`ClipSource.read`."""
-        given: dict[str, Any] = dict(self.keywords)
-        usable = list(numbers)
-        lost: list[Clip | Unusable] = []
+        if self.condition is None:
+            given: list[Clip | Unusable] = [Clip(number, torch.empty(0), {}) for number in numbers]
+        else:
+            given = self.condition.read(numbers)
+        lost = [item for item in given if isinstance(item, Unusable)]
+        made = [clip for run in _consecutive(given) for clip in self._make(run)]
+        return [*made, *lost]
+
+    @torch.inference_mode()
+    def _make(self, given: Sequence[Clip]) -> list[Clip]:
+        """Videos of consecutive numbers."""
+        keywords: dict[str, Any] = dict(self.keywords)
         if self.condition is not None:
-            read = self.condition.read(numbers)
-            lost = [item for item in read if isinstance(item, Unusable)]
-            clips = [item for item in read if isinstance(item, Clip)]
-            usable = [clip.number for clip in clips]
-            given["batch"] = _batch(clips, self.model.sample_keys, self.model.device)
-        if not usable:
-            return lost
-        if usable != list(range(usable[0], usable[0] + len(usable))):
-            raise ValueError("generated clips are read in consecutive blocks")
-        videos = self.model.sample(len(usable), num_frames=self.clips.span, seed=self.seed, first=usable[0], **given)
+            keywords["batch"] = _batch(given, self.model)
+        span, name = self.clips.span, self.about.get("path") or type(self.model).__name__
+        videos = self.model.sample(len(given), num_frames=span, seed=self.seed, first=given[0].number, **keywords)
+        if videos.shape[0] != len(given) or videos.shape[2] != span:
+            raise UserError(
+                f"{name}: makes {videos.shape[2]} frames where clips need {span}; set --num-frames and --stride to what"
+                " it makes"
+            )
         if not torch.isfinite(videos).all():
-            raise UserError(f"{self.about.get('path') or type(self.model).__name__}: makes videos with NaN or infinity")
+            raise UserError(f"{name}: makes videos with NaN or infinity; its weights are unusable")
         pixels = to_uint8(videos.float(), self.rounding)[:, :, :: self.clips.stride]
-        return [*lost, *(Clip(number, video, {}) for number, video in zip(usable, pixels, strict=True))]
+        return [Clip(clip.number, video, {}) for clip, video in zip(given, pixels, strict=True)]
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`ClipSource.identity`."""
@@ -271,10 +284,13 @@ class GeneratedClips(ClipSource):
             "model": MODELS.name_of(type(self.model)),
             "fingerprint": self.fingerprint,
             "weights": self.about.get("weights"),
+            "seed": self.seed,
             "clips": asdict(self.clips),
             "rounding": self.rounding,
             "keywords": self.keywords,
             "condition": None if self.condition is None else self.condition.identity(),
+            "device": self.model.device.type,  # the generators of random numbers are others
+            "version": __version__,
         }
 
     def describe(self) -> dict[str, Any]:
@@ -289,78 +305,38 @@ class GeneratedClips(ClipSource):
             "fps": None,
             "compression": None,
             "clips": {"num_frames": self.clips.num_frames, "stride": self.clips.stride, "start": "first"},
+            "condition": None if self.condition is None else self.condition.describe(),
         }
 
 
-def compression(dataset: VideoDataset) -> str | None:
-    """How the frames of a data set are compressed: a codec, or a kind of image; None where they are not.
+def _consecutive(given: Sequence[Clip | Unusable]) -> list[list[Clip]]:
+    """Clips in runs of consecutive numbers, as models make videos."""
+    runs: list[list[Clip]] = []
+    for item in given:
+        if not isinstance(item, Clip):
+            continue
+        if runs and runs[-1][-1].number + 1 == item.number:
+            runs[-1].append(item)
+        else:
+            runs.append([item])
+    return runs
 
-    Of video files the first ten are looked at.
+
+def _batch(clips: Sequence[Clip], model: VideoModel) -> dict[str, Tensor]:
+    """What a model conditions on, from stored clips: pixels in [-1, 1] and the rest as it is stored.
+
+    Raises:
+        UserError: the clips do not have it.
     """
-    if not isinstance(dataset, StoredVideos):
-        return None
-    kind = DATASETS.name_of(type(dataset))
-    if kind == "video_folder":
-        codecs = [_codec(dataset.path(video)) for video in range(min(10, len(dataset)))]
-        return ", ".join(sorted({codec for codec in codecs if codec})) or None
-    files = getattr(dataset, "_files", None)
-    if kind == "arrays" or files is None:
-        return None
-    suffixes = {os.path.splitext(name)[1].lower() for name in files.names}
-    return ", ".join(sorted(suffix.removeprefix(".") for suffix in suffixes)) or None
-
-
-def is_lossy(compressed: str | None) -> bool:
-    """Whether a :func:`compression` loses something."""
-    kinds = compressed.split(", ") if compressed else []
-    images = {"png", "bmp", "tif", "tiff", "ppm", "pgm", "pnm", "gif"}
-    return any(kind not in LOSSLESS_CODECS and kind not in images for kind in kinds)
-
-
-def _codec(path: str) -> str | None:
-    import av
-
-    try:
-        with av.open(path) as container:
-            return str(container.streams.video[0].codec_context.name)
-    except (av.FFmpegError, OSError, IndexError):
-        return None
-
-
-def _batch(clips: Sequence[Clip], keys: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-    """What a model conditions on, from stored clips: video in [-1, 1] and the rest as it is stored."""
     batch: dict[str, Tensor] = {}
-    for key in keys:
-        values = [clip.video if key == "video" else clip.extras[key] for clip in clips]
-        stacked = torch.stack(values).to(device)
-        batch[key] = stacked.float().div(127.5).sub(1) if stacked.dtype == torch.uint8 else stacked
+    for key in model.sample_keys:
+        values = [clip.video if key == "video" else clip.extras.get(key) for clip in clips]
+        found = [value for value in values if value is not None]
+        if len(found) < len(values):
+            name = MODELS.name_of(type(model))
+            raise UserError(f"--real: its videos have no {key!r}, which {name} samples from; give a config that has it")
+        if len({value.shape for value in found}) > 1:
+            raise UserError("--real: its videos are of different sizes, and the model needs one; give --resolution")
+        stacked = torch.stack(found).to(model.device)
+        batch[key] = from_levels(stacked.float()) if stacked.dtype == torch.uint8 else stacked
     return batch
-
-
-def _files_digest(dataset: VideoDataset) -> str:
-    """Tells the files of a data set from any others, and from themselves after they were written anew."""
-    digest = hashlib.sha256(f"{dataset.spec.digest}\n".encode())
-    if isinstance(dataset, StoredVideos):
-        for number in range(len(dataset)):
-            digest.update(dataset.names[number].encode("utf-8", "surrogateescape") + b"\n")
-        digest.update(dataset.signature())
-        files = getattr(dataset, "_files", None)
-        if files is not None:
-            paths = (
-                [Path(files.root)] if Path(files.root).is_file() else [Path(files.path(n)) for n in range(len(files))]
-            )
-            for path in paths:
-                try:
-                    digest.update(f"{path.stat().st_mtime_ns}\n".encode())
-                except OSError:
-                    digest.update(b"gone\n")
-    return digest.hexdigest()[:32]
-
-
-def _reading_arguments(dataset: VideoDataset) -> dict[str, Any]:
-    """What else decides the pixels that a data set gives."""
-    if not isinstance(dataset, StoredVideos):  # it makes its videos itself, from all that it holds
-        return {"content": hashlib.sha256(pickle.dumps(dataset)).hexdigest()[:32]}
-    names = ("resize", "interpolation", "fps", "deinterlace", "frame_step", "decoder")
-    found = {name: str(getattr(dataset, name)) for name in names if getattr(dataset, name, None) is not None}
-    return {**json.loads(json.dumps(dataset.spec.to_dict())), **found}

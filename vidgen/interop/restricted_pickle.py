@@ -263,12 +263,13 @@ def _elements(data: bytes, dtype: torch.dtype, numel: int) -> Tensor:
 
 def _read_zip(file: IO[bytes], records: Collection[str]) -> Any:
     with zipfile.ZipFile(file) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise _NotTorch  # torch.save never compresses, so no entry is larger than the file
         pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise _NotTorch
         root = pickles[0].removesuffix("data.pkl")
+        read_here = [entry for entry in archive.infolist() if not entry.filename.startswith(f"{root}code/")]
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in read_here):
+            raise _NotTorch  # PyTorch compresses nothing but TorchScript's code, so no entry is larger than the file
         if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
             raise UserError("was written on a big-endian machine, which is not supported")
         storages: dict[str, Tensor] = {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -36,9 +37,6 @@ class VideoMetric(Metric):
     is_differentiable = False
     name: ClassVar[str] = ""
     """As registered."""
-    least_num_videos: ClassVar[int] = 1
-    """Fewest videos of a side that give a value."""
-
     details: Details
     """What belongs to the value, after :meth:`compute`."""
 
@@ -49,7 +47,7 @@ class VideoMetric(Metric):
     @property
     def label(self) -> str:
         """What the number must be called: the registered name, or another where it is not that number."""
-        return self.name
+        return self.name or type(self).__name__
 
     @abstractmethod
     def result(self) -> tuple[float, Details]:
@@ -93,6 +91,8 @@ class FeatureMetric(VideoMetric):
     """Which videos are needed."""
     output: ClassVar[Literal["features", "logits"]] = "features"
     """What is asked of the extractor."""
+    fits_gaussian: ClassVar[bool] = False
+    """Whether covariances of features enter, which are singular for no more samples than features."""
     order: Literal["shuffled", "first"] = "shuffled"
     """Which real videos are taken where there are more than needed, see :class:`vidgen.evaluation.sources.ClipRule`."""
 
@@ -111,7 +111,7 @@ class FeatureMetric(VideoMetric):
     def label(self) -> str:
         """The registered name; with ``_random_<extractor>`` where the network's weights are random."""
         random = self.extractor.weights.name == "random"
-        return f"{self.name}_random_{self.extractor.name}" if random else self.name
+        return f"{super().label}_random_{self.extractor.name}" if random else super().label
 
     def update(self, videos: Tensor, real: bool = False, index: Sequence[int] | None = None) -> None:
         """Add videos.
@@ -126,8 +126,13 @@ class FeatureMetric(VideoMetric):
             TypeError: the videos are not uint8.
             ValueError: of another shape or number of frames.
         """
-        self.check_frames(videos.shape[2] if videos.ndim == 5 else 0, real)
-        self.add(self.extract(videos, real), real, index, videos.shape[2])
+        frames = videos.shape[2] if videos.ndim == 5 else 0
+        self.check_frames(frames, real)
+        self.add(self.extract(videos, real), real, index, frames)
+
+    def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """There is no value of one batch."""
+        raise TypeError(f"{self.label}: a batch has no value of its own; call update(videos, real=…) and compute()")
 
     def check_frames(self, frames: int, real: bool) -> None:
         """Refuse clips of another length than asked for, or than on the other side.
@@ -137,13 +142,13 @@ class FeatureMetric(VideoMetric):
         """
         wanted = self.clip_frames(real)
         if frames and wanted is not None and frames != wanted:
-            raise ValueError(f"{self.name}: takes clips of {wanted} frames, got {frames}")
+            raise ValueError(f"{self.label}: takes clips of {wanted} frames, got {frames}")
         for side in self.sides:
             before = int(getattr(self, f"{side}_frames"))
             asked = self.clip_frames(side == "real")
             if frames and before and wanted == asked and before != frames:
                 raise ValueError(
-                    f"{self.name}: clips of {frames} and of {before} frames cannot be compared; cut them equally long"
+                    f"{self.label}: clips of {frames} and of {before} frames cannot be compared; cut them equally long"
                 )
 
     def clip_frames(self, real: bool) -> int | None:
@@ -154,14 +159,43 @@ class FeatureMetric(VideoMetric):
         """Frames of a clip where somebody else cuts them and nothing was asked for."""
         return self.num_frames or PREFERRED_FRAMES
 
+    def least_samples(self, side: Side) -> int:
+        """Fewest samples of a side that give a value: videos, or frames where each has a feature."""
+        return 1
+
+    def samples_per_video(self, frames: int) -> int:
+        """How many samples a video of so many frames gives."""
+        return frames if self.extractor.per_frame else 1
+
+    def check_samples(self, side: Side, count: int) -> None:
+        """Refuse to compute from too few samples.
+
+        Raises:
+            ValueError: there are fewer than :meth:`least_samples`.
+        """
+        least = self.least_samples(side)
+        if count < least:
+            unit = "frames" if self.extractor.per_frame else "videos"
+            raise ValueError(f"{self.label}: needs at least {least} {side} {unit}, got {count}")
+
     def extraction(self, real: bool) -> dict[str, Any]:
-        """What decides the result of :meth:`extract`, as plain values; metrics that agree in it can share it."""
-        return {"extractor": self.extractor.describe(), "output": self.output}
+        """What decides the result of :meth:`extract`, as plain values; metrics that agree in it can share it.
+
+        A subclass with an :meth:`extract` of its own has to tell it here too.
+        """
+        kind = type(self.extractor)
+        return {
+            "extractor": {"class": f"{kind.__module__}.{kind.__qualname__}", **self.extractor.describe()},
+            "output": self.output,
+        }
 
     def extract(self, videos: Tensor, real: bool) -> Tensor:
-        """Features of videos, the first axis is that of the videos: ``(B, D)``, or ``(B, T, D)`` of frames."""
+        """Features of videos, the first axis is that of the videos: ``(B, D)``, or ``(B, T, D)`` of frames.
+
+        They do not depend on the precision settings of whatever surrounds the call, such as autocast in training.
+        """
         call = self.extractor if self.output == "features" else self.extractor.logits
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_arithmetic(videos.device.type):
             features = call(videos)
         return features.unflatten(0, (len(videos), -1)) if self.extractor.per_frame else features
 
@@ -179,9 +213,9 @@ class FeatureMetric(VideoMetric):
         """
         side: Side = "real" if real else "fake"
         if side not in self.sides:
-            raise ValueError(f"{self.name}: looks at generated videos only; give real=False")
+            raise ValueError(f"{self.label}: looks at generated videos only; give real=False")
         if not torch.isfinite(features).all():
-            raise ValueError(f"{self.name}: a feature of the {side} videos is no finite number")
+            raise ValueError(f"{self.label}: a feature of the {side} videos is no finite number")
         seen = getattr(self, f"{side}_videos")
         if index is None:
             rank, size = world()
@@ -205,15 +239,15 @@ class FeatureMetric(VideoMetric):
             "extractor": {**self.extractor.describe(), "output": self.output},
             "num_frames": frames,
             "stride": self.stride,
+            "dtype": {"network": _dtype_of(self.extractor), "statistics": "float64"},
         }
 
     def warnings(self) -> list[str]:
         """Says when the network's weights are not the published ones."""
         weights = self.extractor.weights
         if weights.name == "random":
-            return [
-                f"{self.label}: the weights of {self.extractor.name} are random; not comparable with any {self.name}"
-            ]
+            name = super().label
+            return [f"{self.label}: the weights of {self.extractor.name} are random; not comparable with any {name}"]
         if not weights.published:
             return [
                 f"{self.label}: {weights.file or weights.name} does not hold the published weights of"
@@ -230,6 +264,8 @@ class FeatureMetric(VideoMetric):
 
 class MomentStates(FeatureMetric):
     """Keeps count, mean and scatter of features, in float64, of a size that does not grow with their number."""
+
+    fits_gaussian = True
 
     def add_moments_state(self, name: str) -> None:
         """Register the states of one set of features; they are merged exactly across processes."""
@@ -290,7 +326,7 @@ class KeptFeatureMetric(FeatureMetric):
         """
         rows, numbers = _joined(getattr(self, f"{side}_features")), _joined(getattr(self, f"{side}_index"))
         if len(rows) == 0:
-            raise ValueError(f"{self.name}: no {side} videos were given")
+            raise ValueError(f"{self.label}: no {side} videos were given")
         return rows[numbers.argsort(stable=True)].double()
 
     def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None) -> None:
@@ -321,19 +357,52 @@ def check_enough(metric: VideoMetric, side: str, count: int, least: int) -> None
         raise ValueError(f"{metric.name}: needs at least {least} {side} videos, got {count}")
 
 
-def frechet_of(metric: VideoMetric, real: Moments, fake: Moments, ddof: int) -> float:
+def frechet_of(metric: FeatureMetric, real: Moments, fake: Moments, ddof: int) -> float:
     """Squared Fréchet distance of two sides.
 
     Raises:
-        ValueError: a side has too few videos for a covariance, or the distance is no number.
+        ValueError: a side has too few samples for a covariance, or the distance is no number.
     """
-    for side, moments in (("real", real), ("fake", fake)):
-        check_enough(metric, side, int(moments.count), ddof + 1)
+    metric.check_samples("real", int(real.count))
+    metric.check_samples("fake", int(fake.count))
     return float(frechet_from_moments(real, fake, ddof))
+
+
+@contextmanager
+def exact_arithmetic(device: str) -> Iterator[None]:
+    """Let float32 be float32 inside the block: no autocast, and no TF32 or bfloat16 in its place.
+
+    cuDNN's convolutions take TF32 unless they are told otherwise, and what a training sets for itself would change the
+    features of its metrics.
+
+    Args:
+        device: type of the device that computes.
+    """
+    backends: Any = torch.backends
+    places = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+
+
+def _dtype_of(extractor: Extractor) -> str:
+    """Precision in which the network computes."""
+    stated = extractor.settings().get("precision")
+    first = next((tensor.dtype for tensor in extractor.parameters()), torch.float32)
+    return str(stated or first).removeprefix("torch.")
 
 
 class PairedMetric(VideoMetric):
     """A number about generated videos, each beside the real one that it should equal."""
+
+    num_samples: int = 1
+    """Generated videos for each real one; where they are several, fakes are ``(B, N, C, T, H, W)``."""
 
     @abstractmethod
     def update(self, fake: Tensor, target: Tensor) -> None:

@@ -10,23 +10,23 @@ look at the sample chosen. :func:`mean_of_samples` takes all away: it is the sco
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Literal
 
 import torch
-from scipy import stats
 from torch import Tensor
 
+from vidgen.errors import UserError
+from vidgen.metrics.image_quality import (
+    FrameScores,
+    LearnedPerceptualSimilarity,
+    PeakSignalToNoiseRatio,
+    Protocol,
+    StructuralSimilarity,
+)
+from vidgen.metrics.summed import Interval, interval_from_sums
+from vidgen.registry import METRICS
 
-class Interval(NamedTuple):
-    """Mean over sequences with its 95% confidence interval.
-
-    Args:
-        mean: float64 ``(T,)``.
-        half_width: float64 ``(T,)``, by Student's t distribution.
-    """
-
-    mean: Tensor
-    half_width: Tensor
+Score = Literal["psnr", "ssim", "lpips"]
 
 
 def best_sample(scores: Tensor, higher_is_better: bool = True) -> Tensor:
@@ -104,19 +104,112 @@ def confidence_interval(curves: Tensor) -> Interval:
     return interval_from_sums(len(rows), rows.sum(0), rows.square().sum(0))
 
 
-def interval_from_sums(count: int, total: Tensor, squares: Tensor) -> Interval:
-    """As :func:`confidence_interval`, from sums over sequences.
+@METRICS.register("best_of_n")
+class BestOfN(FrameScores):
+    """A score of stochastic prediction: of the best of N samples as published, and beside it without its biases.
+
+    The value is SVG's (:func:`best_of_own_choice`), so that published curves can be compared; the same N must be used.
+    ``details`` hold three curves, each labelled: ``own_choice``; ``chosen_by_<score>``, of the sample that this one
+    score has chosen (:func:`best_of_one_choice`); ``mean_of_samples``, which does not depend on N.
 
     Args:
-        count: sequences.
-        total: float64 ``(T,)``, sum of their curves.
-        squares: float64 ``(T,)``, sum of the squares.
-
-    Raises:
-        ValueError: fewer than two sequences.
+        metric: the score: ``psnr``, ``ssim`` or ``lpips``.
+        num_samples: N, samples of each sequence; 100 in SVG.
+        chosen_by: the score by which one sample is chosen for all metrics.
+        protocol: of PSNR and SSIM; SVG's by default.
+        net: trunk of LPIPS.
+        weights: of that trunk.
+        context_frames: first frames of a video, which the model was given; they are left out.
     """
-    if count < 2:
-        raise ValueError(f"a confidence interval needs at least 2 sequences, got {count}")
-    mean = total / count
-    variance = (squares / count - mean.square()).clamp(min=0) * count / (count - 1)
-    return Interval(mean, stats.t.ppf(0.975, count - 1) * (variance / count).sqrt())
+
+    name = "best_of_n"
+
+    def __init__(
+        self,
+        metric: Score = "ssim",
+        num_samples: int = 100,
+        *,
+        chosen_by: Score = "ssim",
+        protocol: Protocol = "svg",
+        net: Literal["alex", "vgg", "squeeze"] = "alex",
+        weights: str = "auto",
+        context_frames: int = 0,
+    ) -> None:
+        super().__init__(context_frames)
+        if num_samples < 1:
+            raise UserError(f"best_of_n: num_samples is {num_samples}; it must be at least 1")
+        self.num_samples = num_samples
+        self.scorer = _scorer(metric, protocol, net, weights, context_frames)
+        same = chosen_by == metric
+        self.judge = self.scorer if same else _scorer(chosen_by, protocol, net, weights, context_frames)
+        self.not_finite = self.scorer.not_finite
+        self.curve_names = ("own_choice", f"chosen_by_{chosen_by}", "mean_of_samples")
+
+    @property
+    def higher_is_better(self) -> bool:  # type: ignore[override]  # of the score, which is known late
+        """That of the score."""
+        return bool(self.scorer.higher_is_better)
+
+    @property
+    def label(self) -> str:
+        """``<score>_best_of_<N>``."""
+        return f"{self.scorer.label}_best_of_{self.num_samples}"
+
+    def update(self, fake: Tensor, target: Tensor) -> None:
+        """Add sequences.
+
+        Args:
+            fake: uint8 ``(B, N, C, T, H, W)``, N samples of each sequence.
+            target: uint8 ``(B, C, T, H, W)``.
+
+        Raises:
+            TypeError: not uint8.
+            ValueError: another number of samples, or shapes that do not fit.
+        """
+        if fake.ndim != 6 or fake.shape[1] != self.num_samples:
+            raise ValueError(
+                f"best_of_n: takes fakes (B, N, C, T, H, W) with N = {self.num_samples} samples of each sequence,"
+                f" got {tuple(fake.shape)}"
+            )
+        scores = self._of_samples(self.scorer, fake, target)
+        judged = scores if self.judge is self.scorer else self._of_samples(self.judge, fake, target)
+        chosen = best_sample(judged, bool(self.judge.higher_is_better))
+        curves = [
+            best_of_own_choice(scores, self.higher_is_better),
+            best_of_one_choice(scores, chosen),
+            mean_of_samples(scores),
+        ]
+        self.add_curves(torch.stack(curves, dim=1))
+
+    def scores(self, fake: Tensor, target: Tensor) -> Tensor:
+        """See :meth:`FrameScores.scores`; of single samples."""
+        return self.scorer.scores(fake, target)
+
+    def protocol(self) -> dict[str, Any]:
+        """Those of the score and of the choosing one, and the number of samples."""
+        own = {"num_samples": self.num_samples, "choice": "own score, knowing the truth (SVG)"}
+        scores = {"score": _without_counts(self.scorer), "chosen_by": _without_counts(self.judge)}
+        return {**super().protocol(), **own, **scores}
+
+    def warnings(self) -> list[str]:
+        """Those of the scores."""
+        return list(dict.fromkeys(self.scorer.warnings() + self.judge.warnings()))
+
+    def _of_samples(self, scorer: FrameScores, fake: Tensor, target: Tensor) -> Tensor:
+        """Scores ``(B, N, T)``."""
+        targets = target[:, None].expand(-1, self.num_samples, *target.shape[1:]).flatten(0, 1)
+        return scorer.predicted_scores(fake.flatten(0, 1), targets).unflatten(0, (-1, self.num_samples))
+
+
+def _scorer(metric: Score, protocol: Protocol, net: Any, weights: str, context_frames: int) -> FrameScores:
+    if metric == "psnr":
+        return PeakSignalToNoiseRatio(protocol, context_frames)
+    if metric == "ssim":
+        return StructuralSimilarity(protocol, context_frames)
+    if metric == "lpips":
+        return LearnedPerceptualSimilarity(net, weights, context_frames)
+    raise UserError(f"best_of_n: unknown score {metric!r} (known: psnr, ssim, lpips)")
+
+
+def _without_counts(scorer: FrameScores) -> dict[str, Any]:
+    return {key: value for key, value in scorer.protocol().items() if key != "context_frames"}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vidgen.metrics.inception_score import check_probabilities
+from vidgen.errors import UserError
+from vidgen.metrics.base import Details, FeatureMetric, Side, check_enough
+from vidgen.metrics.extractors import shared_extractor
+from vidgen.metrics.inception_score import check_probabilities, probabilities_of
+from vidgen.metrics.summed import SummedStates
+from vidgen.registry import METRICS
 
 
-class ClassEntropies(NamedTuple):
+class Entropies(NamedTuple):
     """Float64 scalars, in nats. Papers differ in which entropy they call "inter"; these are VideoVAE's names.
 
     Args:
@@ -52,7 +58,7 @@ def class_sums(probabilities: Tensor) -> ClassSums:
     return ClassSums(count, _entropy(rows).sum(), rows.sum(0))
 
 
-def entropies_from_sums(sums: ClassSums) -> ClassEntropies:
+def entropies_from_sums(sums: ClassSums) -> Entropies:
     """Entropies of all clips that were added.
 
     Raises:
@@ -61,10 +67,10 @@ def entropies_from_sums(sums: ClassSums) -> ClassEntropies:
     if sums.count < 1:
         raise ValueError("class entropies need at least 1 clip, got 0")
     intra, inter = sums.entropy / sums.count, _entropy(sums.probabilities / sums.count)
-    return ClassEntropies(intra, inter, (inter - intra).exp())
+    return Entropies(intra, inter, (inter - intra).exp())
 
 
-def class_entropies(probabilities: Tensor) -> ClassEntropies:
+def class_entropies(probabilities: Tensor) -> Entropies:
     """Intra-entropy, inter-entropy and inception score (He et al. 2018, section 4).
 
     Args:
@@ -93,3 +99,53 @@ def class_accuracy(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 def _entropy(probabilities: Tensor) -> Tensor:
     return torch.special.entr(probabilities).sum(-1)
+
+
+@METRICS.register("class_entropies")
+class ClassEntropies(SummedStates, FeatureMetric):
+    """Intra-entropy, inter-entropy and inception score of generated clips (He et al. 2018, arXiv 1803.08085).
+
+    The value is ``exp(inter - intra)``; the entropies, in nats, are in the details. The classifier should have been
+    trained on real clips of the same kind.
+
+    Args:
+        extractor: a classifier: ``c3d``, ``inception`` (of frames) or one of your own.
+        weights: of the classifier.
+        num_frames: frames of a clip; None takes any.
+        stride: source frames from one clip frame to the next.
+    """
+
+    name = "class_entropies"
+    sides = ("fake",)
+    output = "logits"
+    higher_is_better = True
+    sums = ("class_counts",)
+
+    def __init__(
+        self, *, extractor: str = "c3d", weights: str = "auto", num_frames: int | None = None, stride: int = 1
+    ) -> None:
+        super().__init__(shared_extractor(extractor, weights=weights), num_frames, stride)
+        if not self.extractor.classifies:
+            raise UserError(f"class_entropies: {extractor} does not classify; choose c3d, inception or one that does")
+        self.add_state("entropy", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("num_samples", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    class_counts: Tensor
+    entropy: Tensor
+    num_samples: Tensor
+
+    def accumulate(self, features: Tensor, side: Side, index: Sequence[int]) -> None:
+        """Add the class scores of clips, or of all their frames."""
+        terms = class_sums(probabilities_of(features.flatten(0, -2)))
+        self.num_samples = self.num_samples + terms.count
+        self.entropy = self.entropy + terms.entropy
+        self.add_to_sum("class_counts", terms.probabilities)
+
+    def result(self) -> tuple[float, Details]:
+        """See :meth:`VideoMetric.result`; needs one video."""
+        check_enough(self, "generated", int(self.fake_videos), 1)
+        found = entropies_from_sums(ClassSums(self.num_samples, self.entropy, self.class_counts))
+        details = {"intra_entropy": float(found.intra), "inter_entropy": float(found.inter)}
+        return float(found.inception_score), details
+
+    fake_videos: Tensor

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from vidgen.errors import UserError
-from vidgen.metrics.base import Details, KeptFeatureMetric, MomentMetric, frechet_of
+from vidgen.metrics.base import Details, KeptFeatureMetric, MomentMetric, Side, frechet_of
 from vidgen.metrics.extractors import shared_extractor
 from vidgen.metrics.kernel_distance import kernel_inception_distance
 from vidgen.registry import METRICS
@@ -18,6 +18,10 @@ from vidgen.registry import METRICS
 class _FrechetOfFrames(MomentMetric):
     ddof: Literal[0, 1]
     higher_is_better = False
+
+    def least_samples(self, side: Side) -> int:
+        """See :meth:`FeatureMetric.least_samples`."""
+        return self.ddof + 1
 
     def result(self) -> tuple[float, Details]:
         """See :meth:`VideoMetric.result`; needs two frames of each side."""
@@ -120,14 +124,15 @@ class KernelInceptionDistance(KeptFeatureMetric):
         self.subset_size = subset_size
         self.seed = seed
 
+    def least_samples(self, side: Side) -> int:
+        """See :meth:`FeatureMetric.least_samples`."""
+        return self.subset_size
+
     def result(self) -> tuple[float, Details]:
         """See :meth:`VideoMetric.result`; needs ``subset_size`` frames of each side."""
         sides = {side: self.features(side) for side in self.sides}
         for side, features in sides.items():
-            if len(features) < self.subset_size:
-                raise ValueError(
-                    f"kid: needs at least {self.subset_size} {side} frames, got {len(features)}; lower subset_size"
-                )
+            self.check_samples(side, len(features))
         mean, deviation = kernel_inception_distance(
             sides["real"], sides["fake"], subsets=self.subsets, subset_size=self.subset_size, seed=self.seed
         )

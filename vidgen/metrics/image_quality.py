@@ -12,17 +12,28 @@ Three protocols give three numbers for the same frame:
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import Module, functional
 from torchmetrics.functional.image import structural_similarity_index_measure
+
+from vidgen.errors import UserError
+from vidgen.metrics.base import Details, PairedMetric, check_enough
+from vidgen.metrics.lpips_trunk import LpipsNetwork, lpips_network
+from vidgen.metrics.summed import SummedStates, interval_from_sums
+from vidgen.registry import METRICS
 
 Protocol = Literal["standard", "svg", "common"]
 
 _GAUSSIAN_WINDOW = 11
 _UNIFORM_WINDOW = 7
+_FRAMES_PER_PASS = 32
+"""Of the LPIPS network, whose maps of a long video would not fit into memory."""
 _SVG_DATA_RANGE = 2.0
 """Of floats in skimage before 0.16, which took them to span -1 .. 1."""
 
@@ -154,3 +165,224 @@ def _uniform_ssim(fake: Tensor, target: Tensor) -> Tensor:
     luminance = (2 * mean_fake * mean_target + c1) / (mean_fake**2 + mean_target**2 + c1)
     structure = (2 * covariance + c2) / (variance_fake + variance_target + c2)
     return (luminance * structure).mean((1, 2, 3))
+
+
+class FrameScores(SummedStates, PairedMetric):
+    """Curves over time of one score or more, averaged over sequences.
+
+    The value is the mean over sequences and frames of the first curve. ``details`` hold every curve's value, its mean
+    over sequences frame by frame, and the half width of the 95% confidence interval of that (two sequences or more).
+
+    Args:
+        context_frames: first frames of a video, which the model was given; they are left out.
+    """
+
+    sums = ("curves", "squared_curves")
+    curve_names: tuple[str, ...] = ()
+    """Names of the curves in the details; empty where there is one."""
+
+    def __init__(self, context_frames: int = 0) -> None:
+        super().__init__()
+        if context_frames < 0:
+            raise UserError(f"{self.name}: context_frames is {context_frames}; it must be at least 0")
+        self.context_frames = context_frames
+        self.add_state("num_videos", torch.tensor(0), dist_reduce_fx="sum")
+        self.counts: dict[str, int] = {}
+
+    def update(self, fake: Tensor, target: Tensor) -> None:
+        """See :meth:`PairedMetric.update`."""
+        self.add_curves(self.predicted_scores(fake, target)[:, None])
+
+    def predicted_scores(self, fake: Tensor, target: Tensor) -> Tensor:
+        """Scores ``(B, T - context_frames)`` of uint8 videos.
+
+        Raises:
+            TypeError: not uint8.
+            ValueError: shapes that differ, or no frames beside the context.
+        """
+        for videos in (fake, target):
+            if videos.dtype != torch.uint8:
+                raise TypeError(
+                    f"{self.name}: takes uint8 videos in 0 .. 255, not {videos.dtype};"
+                    " make them with vidgen.media.to_uint8"
+                )
+        _check_equal_shapes(fake, target)
+        if fake.shape[2] <= self.context_frames:
+            raise ValueError(
+                f"{self.name}: {self.context_frames} context frames of {fake.shape[2]} leave none to compare"
+            )
+        return self.scores(fake[:, :, self.context_frames :], target[:, :, self.context_frames :])
+
+    @abstractmethod
+    def scores(self, fake: Tensor, target: Tensor) -> Tensor:
+        """Scores ``(B, T)`` of uint8 ``(B, C, T, H, W)``."""
+
+    def add_curves(self, curves: Tensor) -> None:
+        """Add ``(B, K, T)`` of B sequences.
+
+        Raises:
+            ValueError: another number of frames than before, or a score that is no finite number.
+        """
+        before = self.curves.shape[-1]
+        if before and before != curves.shape[-1]:
+            raise ValueError(f"{self.name}: videos with {before} and with {curves.shape[-1]} frames to compare")
+        if not torch.isfinite(curves).all():
+            raise ValueError(f"{self.name}: {self.not_finite}")
+        self.add_to_sum("curves", curves.double().sum(0))
+        self.add_to_sum("squared_curves", curves.double().square().sum(0))
+        self.num_videos = self.num_videos + len(curves)
+
+    not_finite: str = "a score is no finite number"
+    """What a user is told of such a score."""
+    curves: Tensor
+    squared_curves: Tensor
+    num_videos: Tensor
+
+    def result(self) -> tuple[float, Details]:
+        """See :meth:`VideoMetric.result`; needs one pair."""
+        count = int(self.num_videos)
+        check_enough(self, "paired", count, 1)
+        self.counts = {"num_videos": count, "num_frames": self.curves.shape[-1]}
+        found = [_summary(count, *sums) for sums in zip(self.curves, self.squared_curves, strict=True)]
+        details: Details = dict(zip(self.curve_names, found, strict=True)) if self.curve_names else found[0]
+        return found[0]["value"], details
+
+    def protocol(self) -> dict[str, Any]:
+        """Context and, once there is a value, counts; frames are those compared."""
+        return {**super().protocol(), "context_frames": self.context_frames, **self.counts}
+
+    def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> Module:
+        device = fn(torch.zeros(1, device=self.device)).device  # precision is not a module's to change
+        return super()._apply(lambda value: value.to(device), exclude_state)
+
+
+def _summary(count: int, total: Tensor, squares: Tensor) -> dict[str, Any]:
+    curve = total / count
+    summary = {"value": float(curve.mean()), "per_frame": curve.tolist()}
+    if count > 1:
+        summary["ci95_half_width"] = interval_from_sums(count, total, squares).half_width.tolist()
+    return summary
+
+
+@METRICS.register("psnr")
+class PeakSignalToNoiseRatio(FrameScores):
+    """PSNR of each frame, dB (see :func:`psnr`).
+
+    Args:
+        protocol: ``standard``, ``svg`` or ``common``, see the module.
+        context_frames: first frames of a video, which the model was given; they are left out.
+    """
+
+    name = "psnr"
+    higher_is_better = True
+    not_finite = (
+        "a frame equals its target, so that its value is infinite; protocol common says 100, or leave the frames out "
+        "that the model was given (context_frames)"
+    )
+
+    def __init__(self, protocol: Protocol = "standard", context_frames: int = 0) -> None:
+        super().__init__(context_frames)
+        self.protocol_name = _known_protocol(self.name, protocol)
+
+    def scores(self, fake: Tensor, target: Tensor) -> Tensor:
+        """See :func:`psnr`."""
+        return psnr(fake, target, self.protocol_name)
+
+    def protocol(self) -> dict[str, Any]:
+        """See :meth:`FrameScores.protocol`; adds the name of the protocol."""
+        return {**super().protocol(), "protocol": self.protocol_name}
+
+
+@METRICS.register("ssim")
+class StructuralSimilarity(FrameScores):
+    """SSIM of each frame (see :func:`ssim`).
+
+    Args:
+        protocol: ``standard``, ``svg`` or ``common``, see the module.
+        context_frames: first frames of a video, which the model was given; they are left out.
+    """
+
+    name = "ssim"
+    higher_is_better = True
+
+    def __init__(self, protocol: Protocol = "standard", context_frames: int = 0) -> None:
+        super().__init__(context_frames)
+        self.protocol_name = _known_protocol(self.name, protocol)
+
+    def scores(self, fake: Tensor, target: Tensor) -> Tensor:
+        """See :func:`ssim`."""
+        return ssim(fake, target, self.protocol_name)
+
+    def protocol(self) -> dict[str, Any]:
+        """See :meth:`FrameScores.protocol`; adds the name of the protocol."""
+        return {**super().protocol(), "protocol": self.protocol_name}
+
+
+@METRICS.register("lpips")
+class LearnedPerceptualSimilarity(FrameScores):
+    """LPIPS of each frame (Zhang et al. 2018, arXiv 1801.03924): a distance, 0 for equal frames.
+
+    The network is no part of the metric as a module: it stays out of state dicts, of optimisers and of DDP.
+
+    Args:
+        net: trunk: ``alex``, with which evaluations are published, ``vgg`` or ``squeeze``.
+        weights: of the trunk, see :func:`~vidgen.metrics.lpips_trunk.lpips_network`.
+        context_frames: first frames of a video, which the model was given; they are left out.
+    """
+
+    name = "lpips"
+    higher_is_better = False
+
+    def __init__(
+        self, net: Literal["alex", "vgg", "squeeze"] = "alex", weights: str = "auto", context_frames: int = 0
+    ) -> None:
+        super().__init__(context_frames)
+        self.__dict__["network"] = lpips_network(net, weights)
+
+    network: LpipsNetwork
+
+    @property
+    def label(self) -> str:
+        """The registered name; with ``_random_<net>`` where the trunk's weights are random."""
+        return f"{self.name}_random_{self.network.net}" if self.network.weights.name == "random" else self.name
+
+    def scores(self, fake: Tensor, target: Tensor) -> Tensor:
+        """See the class."""
+        pairs = zip(_images(fake).split(_FRAMES_PER_PASS), _images(target).split(_FRAMES_PER_PASS), strict=True)
+        return torch.cat([self.network(one, other) for one, other in pairs]).view(len(fake), -1)
+
+    def protocol(self) -> dict[str, Any]:
+        """See :meth:`FrameScores.protocol`; adds the network."""
+        return {**super().protocol(), "network": {**self.network.settings(), "weights": asdict(self.network.weights)}}
+
+    def warnings(self) -> list[str]:
+        """Says when the trunk's weights are not the published ones."""
+        return weights_warnings(self.label, self.network)
+
+    def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> Module:
+        super()._apply(fn, exclude_state)
+        self.network.to(self.device)
+        return self
+
+
+def weights_warnings(label: str, network: LpipsNetwork) -> list[str]:
+    """One line where a metric's LPIPS network does not have the published weights."""
+    weights = network.weights
+    if weights.published:
+        return []
+    found = "random" if weights.name == "random" else f"not the published ones but {weights.name}"
+    return [f"{label}: the weights of {network.net} are {found}; not comparable with published numbers"]
+
+
+def _images(videos: Tensor) -> Tensor:
+    """uint8 ``(B, C, T, H, W)`` to floats ``(B * T, 3, H, W)`` in [-1, 1]."""
+    frames = videos.transpose(1, 2).flatten(0, 1)
+    return frames.expand(-1, 3, -1, -1).float() / 127.5 - 1
+
+
+def _known_protocol(metric: str, protocol: Protocol) -> Protocol:
+    try:
+        check_protocol(protocol)
+    except ValueError as error:
+        raise UserError(f"{metric}: {error}") from None
+    return protocol

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from vidgen.errors import UserError
-from vidgen.metrics.base import Details, KeptFeatureMetric
+from vidgen.metrics.base import Details, KeptFeatureMetric, Side
 from vidgen.metrics.extractors import shared_extractor
 from vidgen.metrics.neighbours import density_coverage, precision_recall
 from vidgen.registry import METRICS
@@ -51,12 +51,15 @@ class _Neighbourhoods(KeptFeatureMetric):
     def share(self, real: Tensor, fake: Tensor) -> Tensor:
         """The value for two sets of features."""
 
+    def least_samples(self, side: Side) -> int:
+        """See :meth:`FeatureMetric.least_samples`."""
+        return self.k + 1
+
     def result(self) -> tuple[float, Details]:
         """See :meth:`VideoMetric.result`; needs more than ``k`` samples of each side."""
         sides = {side: self.features(side) for side in self.sides}
         for side, features in sides.items():
-            if len(features) <= self.k:
-                raise ValueError(f"{self.name}: needs more than k = {self.k} {side} samples, got {len(features)}")
+            self.check_samples(side, len(features))
         return float(self.share(sides["real"], sides["fake"])), {}
 
     def protocol(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from vidgen.errors import UserError
-from vidgen.metrics.base import Details, KeptFeatureMetric
+from vidgen.metrics.base import Details, KeptFeatureMetric, Side
 from vidgen.metrics.extractors import shared_extractor
 from vidgen.metrics.extractors.base import Extractor
 from vidgen.metrics.inception_score import inception_score, probabilities_of
@@ -42,11 +42,14 @@ class _InceptionScore(KeptFeatureMetric):
         self.shuffle_seed = shuffle_seed
         self.epsilon = epsilon
 
+    def least_samples(self, side: Side) -> int:
+        """See :meth:`FeatureMetric.least_samples`."""
+        return self.splits
+
     def result(self) -> tuple[float, Details]:
         """See :meth:`VideoMetric.result`; needs a video, or frame, for each split."""
         logits = self.features("fake")
-        if len(logits) < self.splits:
-            raise ValueError(f"{self.name}: needs at least {self.splits} samples for its splits, got {len(logits)}")
+        self.check_samples("fake", len(logits))
         mean, deviation = inception_score(probabilities_of(logits), self.splits, self.shuffle_seed, self.epsilon)
         return float(mean), {"std": float(deviation)} if self.splits > 1 else {}
 

@@ -22,7 +22,6 @@ from vidgen.metrics.base import (
     MomentMetric,
     MomentStates,
     Side,
-    check_enough,
     frechet_of,
 )
 from vidgen.metrics.extractors import shared_extractor
@@ -141,6 +140,10 @@ class _ByI3D(FeatureMetric):
 
 
 class _Frechet(_ByI3D):
+    def least_samples(self, side: Side) -> int:
+        """See :meth:`FeatureMetric.least_samples`."""
+        return self.settings.ddof + 1
+
     def protocol(self) -> dict[str, Any]:
         """See :meth:`FeatureMetric.protocol`; adds the covariances' denominator."""
         return {**super().protocol(), "covariance_denominator": "n" if self.settings.ddof == 0 else "n-1"}
@@ -172,13 +175,18 @@ class FrechetVideoDistanceInfinity(_Frechet, KeptFeatureMetric):
 
     name = "fvd_inf"
     higher_is_better = False
+    fits_gaussian = True
+
+    def least_samples(self, side: Side) -> int:
+        """See :meth:`FeatureMetric.least_samples`."""
+        return LEAST + 1 if side == "fake" else super().least_samples(side)
 
     def result(self) -> tuple[float, Details]:
         """See :meth:`VideoMetric.result`; needs more than 512 generated videos."""
-        real, fake = moments_of(self.features("real")), self.features("fake")
-        check_enough(self, "real", int(real.count), self.settings.ddof + 1)
-        check_enough(self, "generated", len(fake), LEAST + 1)
-        fit = frechet_at_infinity(real, fake, ddof=self.settings.ddof)
+        real, fake = self.features("real"), self.features("fake")
+        self.check_samples("real", len(real))
+        self.check_samples("fake", len(fake))
+        fit = frechet_at_infinity(moments_of(real), fake, ddof=self.settings.ddof)
         return fit.value, {key: value for key, value in fit._asdict().items() if key != "value"}
 
 
@@ -284,11 +292,40 @@ class KernelVideoDistance(_ByI3D, KeptFeatureMetric):
     name = "kvd"
     higher_is_better = False
 
+    def __init__(
+        self,
+        protocol: ProtocolName = "original",
+        *,
+        weights: str = "auto",
+        num_frames: int | None = None,
+        stride: int | None = None,
+        resize: Resize | None = None,
+        crop: Crop | None = None,
+        bn_eps: float | None = None,
+        precision: Precision = "float32",
+        compile: bool = False,
+    ) -> None:
+        super().__init__(
+            protocol,
+            weights=weights,
+            num_frames=num_frames,
+            stride=stride,
+            resize=resize,
+            crop=crop,
+            bn_eps=bn_eps,
+            precision=precision,
+            compile=compile,
+        )
+
+    def least_samples(self, side: Side) -> int:
+        """See :meth:`FeatureMetric.least_samples`."""
+        return 2
+
     def result(self) -> tuple[float, Details]:
         """See :meth:`VideoMetric.result`; needs two videos of each side."""
         sides = {side: self.features(side) for side in self.sides}
         for side, features in sides.items():
-            check_enough(self, side, len(features), 2)
+            self.check_samples(side, len(features))
         return float(polynomial_mmd(sides["real"], sides["fake"])), {}
 
 
@@ -309,6 +346,10 @@ class ContentDebiasedFrechetVideoDistance(MomentMetric):
     def __init__(self, *, weights: str = "auto", stride: int = 1, ddof: Literal[0, 1] = 0) -> None:
         super().__init__(shared_extractor("videomae", weights=weights), 16, stride)
         self.ddof = ddof
+
+    def least_samples(self, side: Side) -> int:
+        """See :meth:`FeatureMetric.least_samples`."""
+        return self.ddof + 1
 
     def result(self) -> tuple[float, Details]:
         """See :meth:`VideoMetric.result`."""

@@ -10,9 +10,13 @@ from torch import Tensor
 from vidgen.metrics.extractors import EXTRACTORS
 from vidgen.metrics.extractors.base import Extractor, Weights, check_videos
 from vidgen.metrics.extractors.i3d_network import MIN_FRAMES, FastInceptionI3D, InceptionI3D
+from vidgen.metrics.extractors.i3d_weights import FVD_FILE, FVD_NETWORK, identify, read
 from vidgen.metrics.extractors.random_weights import filled_state, fingerprint
 from vidgen.metrics.preprocessing import PROTOCOLS, Preprocessing
+from vidgen.metrics.weights import load_into, locate
 
+NUM_CLASSES = 400
+"""Of Kinetics-400, of which the embedding has the length."""
 Precision = Literal["float32", "bfloat16"]
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -35,7 +39,7 @@ class I3D(Extractor):
     """
 
     name = "i3d"
-    num_features = 400
+    num_features = NUM_CLASSES
     min_frames = MIN_FRAMES
     classifies = True
 
@@ -49,10 +53,8 @@ class I3D(Extractor):
     ) -> None:
         super().__init__()
         self.preprocessing, self.bn_eps, self.precision, self.compiled = preprocessing, bn_eps, precision, compile
-        with torch.device("meta"):
-            network = InceptionI3D(self.num_features, eps=bn_eps)
-        state, self.weights = load(weights, {name: tuple(t.shape) for name, t in network.state_dict().items()})
-        network.load_state_dict(state, assign=True)
+        network, self.weights = load(weights, bn_eps)
+        self.num_features = network.num_classes
         self.network = FastInceptionI3D(network, _DTYPES[precision])
         if compile:
             self.network.compile()
@@ -78,12 +80,32 @@ class I3D(Extractor):
         }
 
 
-def load(weights: str, shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], Weights]:
-    """A state dict for :class:`InceptionI3D`, and what it is."""
-    if weights == "random":
-        state = filled_state(shapes)
-        return state, Weights("random", fingerprint(state), published=False)
-    from vidgen.metrics.extractors.i3d_weights import FVD_FILE, read
-    from vidgen.metrics.weights import locate
+def load(weights: str, bn_eps: float = 1e-3) -> tuple[InceptionI3D, Weights]:
+    """The network with its weights, and which they are.
 
-    return read(locate(FVD_FILE, weights))
+    Args:
+        weights, bn_eps: see :class:`I3D`.
+
+    Returns:
+        In eval mode, with as many classes as the weights have.
+
+    Raises:
+        UserError: a weight file that cannot be used.
+    """
+    if weights == "random":
+        network = empty_network(NUM_CLASSES, bn_eps)
+        state = filled_state({name: tuple(value.shape) for name, value in network.state_dict().items()})
+        network.load_state_dict(state, assign=True)
+        return network.eval(), Weights("random", fingerprint(state), published=False)
+    path = locate(FVD_FILE, weights)
+    state = read(path)
+    classes = len(state.get("logits.conv3d.bias", torch.empty(NUM_CLASSES)))
+    network = empty_network(classes, bn_eps)
+    load_into(network, state, path)
+    name = identify(state)
+    return network.eval(), Weights(name, fingerprint(network.state_dict()), name == FVD_NETWORK, path.name)
+
+
+def empty_network(num_classes: int, bn_eps: float) -> InceptionI3D:
+    with torch.device("meta"):
+        return InceptionI3D(num_classes, eps=bn_eps)

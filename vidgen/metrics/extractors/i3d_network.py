@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidgen.metrics.extractors.winograd import conv3d_winograd, transformed_filters
+
 SIDE = 224
 """Height and width of the input, pixels."""
 MIN_FRAMES = 9
@@ -40,6 +42,9 @@ MIXED: dict[str, tuple[int, ...]] = {
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
 """Widths of the convolutions b0, b1a, b1b, b2a, b2b, b3b of the Inception modules."""
+
+WIDE = ("Conv3d_2c_3x3", "Mixed_3b", "Mixed_3c")
+"""Stages whose maps have sides of 56 and 28 pixels, divisible by the tiles of :mod:`winograd`."""
 
 
 def same_padding(size: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> list[tuple[int, int]]:
@@ -122,6 +127,7 @@ class InceptionI3D(nn.Module):
 
     def __init__(self, num_classes: int = 400, in_channels: int = 3, eps: float = 1e-3) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.Conv3d_1a_7x7 = Unit3D(in_channels, 64, 7, 2, eps)
         self.MaxPool3d_2a_3x3 = MaxPool((1, 3, 3), (1, 2, 2))
         self.Conv3d_2b_1x1 = Unit3D(64, 64, eps=eps)
@@ -212,14 +218,31 @@ class FastConv(nn.Module):
         return F.conv3d(pad_same(x, self.kernel, self.stride), self.weight, self.bias, self.stride).relu_()
 
 
+class WideConv(FastConv):
+    """3x3x3 convolution of the first stages, where most of the arithmetic is."""
+
+    filters: Tensor
+
+    def __init__(self, unit: Unit3D) -> None:
+        super().__init__(unit)
+        self.register_buffer("filters", transformed_filters(self.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # bfloat16 is too coarse for the transformed tiles, and other devices have convolutions of this kind.
+        if x.dtype == torch.float32 and x.device.type == "cpu":
+            return conv3d_winograd(x, self.filters, self.bias).relu_()
+        return super().forward(x)
+
+
 class FastMixed(nn.Module):
     """Inception module whose three 1x1x1 convolutions of the input are one."""
 
-    def __init__(self, mixed: Mixed) -> None:
+    def __init__(self, mixed: Mixed, wide: bool) -> None:
         super().__init__()
         first = (mixed.b0, mixed.b1a, mixed.b2a)
         self.first, self.widths = FastConv(*first), [unit.conv3d.out_channels for unit in first]
-        self.b1b, self.b2b, self.b3b = FastConv(mixed.b1b), FastConv(mixed.b2b), FastConv(mixed.b3b)
+        self.b1b = WideConv(mixed.b1b) if wide else FastConv(mixed.b1b)
+        self.b2b, self.b3b = FastConv(mixed.b2b), FastConv(mixed.b3b)
         self.pool = mixed.b3a
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,14 +262,16 @@ class FastInceptionI3D(nn.Module):
         dtype: of the convolutions.
     """
 
+    logits: nn.Module
+
     def __init__(self, network: InceptionI3D, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.dtype = dtype
         for name, module in network.named_children():
             if isinstance(module, Unit3D):
-                self.add_module(name, FastConv(module).to(dtype))
+                self.add_module(name, (WideConv if name in WIDE else FastConv)(module).to(dtype))
             elif isinstance(module, Mixed):
-                self.add_module(name, FastMixed(module).to(dtype))
+                self.add_module(name, FastMixed(module, name in WIDE).to(dtype))
             else:
                 self.add_module(name, module)
 

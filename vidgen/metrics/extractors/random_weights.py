@@ -86,7 +86,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
             continue
         tensor = state[name].detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.numpy()).cast("B"))
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -115,4 +115,4 @@ def _uniform_chunks(name: str, count: int) -> Iterator[NDArray[np.float64]]:
         x ^= x >> np.uint32(15)
         x *= np.uint32(0x846CA68B)
         x ^= x >> np.uint32(16)
-        yield x * 2.0**-32
+        yield x.astype(np.float64) * 2.0**-32

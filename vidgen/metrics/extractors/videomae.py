@@ -11,7 +11,6 @@ no bias.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -197,9 +196,10 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     converted = {}
     for key, value in state.items():
-        if match := re.fullmatch(r"(blocks\.\d+\.attn\.)q_bias", key):
-            values = state.get(f"{match[1]}v_bias", value)
-            converted[f"{match[1]}qkv.bias"] = torch.cat([value, torch.zeros_like(value), values])
-        elif not key.startswith("head.") and not key.endswith(".v_bias"):
+        unit, _, last = key.rpartition(".")
+        queries, values = state.get(f"{unit}.q_bias"), state.get(f"{unit}.v_bias")
+        if last in ("q_bias", "v_bias") and queries is not None and values is not None:
+            converted[f"{unit}.qkv.bias"] = torch.cat([queries, torch.zeros_like(queries), values])
+        elif unit != "head":
             converted[key] = value
     return converted

@@ -1,0 +1,178 @@
+"""Scores of several samples of each sequence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.pair import ProcessPair
+from vidgen.errors import UserError
+from vidgen.metrics.best_of import (
+    BestOfN,
+    best_of_one_choice,
+    best_of_own_choice,
+    best_sample,
+    confidence_interval,
+    mean_of_samples,
+)
+from vidgen.metrics.image_quality import psnr, ssim
+from vidgen.metrics.summed import interval_from_sums
+
+SCORES = torch.tensor([[[1.0, 9.0], [4.0, 4.0], [6.0, 5.0]], [[7.0, 0.0], [2.0, 2.0], [3.0, 3.0]]])
+
+
+def test_the_best_on_the_average_over_time_is_chosen():
+    assert best_sample(SCORES).tolist() == [2, 0]
+    assert best_of_own_choice(SCORES).tolist() == [[6, 5], [7, 0]]
+
+
+def test_distances_are_best_where_they_are_small():
+    assert best_sample(SCORES, higher_is_better=False).tolist() == [1, 1]
+    assert best_of_own_choice(SCORES, higher_is_better=False).tolist() == [[4, 4], [2, 2]]
+
+
+def test_one_choice_serves_all_metrics():
+    assert best_of_one_choice(SCORES, torch.tensor([0, 2])).tolist() == [[1, 9], [3, 3]]
+
+
+def test_mean_of_samples_chooses_none():
+    torch.testing.assert_close(mean_of_samples(SCORES), torch.tensor([[11 / 3, 6.0], [4.0, 5 / 3]]))
+
+
+def test_the_first_of_equals_is_chosen():
+    assert best_sample(torch.ones(1, 4, 2)).tolist() == [0]
+
+
+def test_more_samples_are_never_worse_by_their_own_choice():
+    scores = torch.randn(50, 20, 3, generator=torch.Generator().manual_seed(0))
+    best = [best_of_own_choice(scores[:, :number]).mean() for number in (1, 5, 20)]
+    assert best[0] < best[1] < best[2]
+
+
+def test_interval_is_that_of_students_t():
+    curves = torch.tensor([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]], dtype=torch.float64)
+    found = confidence_interval(curves)
+    assert found.mean.tolist() == [2, 5]
+    # The table's 97.5% point for two degrees of freedom is 4.302653; the deviation of the mean is 1 / sqrt(3).
+    assert found.half_width.tolist() == pytest.approx([4.302653 / 3**0.5, 0], rel=1e-6)
+
+
+def test_interval_of_all_from_sums_of_parts():
+    curves = 30 + torch.randn(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sums = [(len(part), part.sum(0), part.square().sum(0)) for part in (curves[:4], curves[4:])]
+    joined = interval_from_sums(*(a + b for a, b in zip(*sums, strict=True)))
+    for ours, whole in zip(joined, confidence_interval(curves), strict=True):
+        torch.testing.assert_close(ours, whole, rtol=1e-10, atol=0)
+
+
+def test_one_sequence_has_no_interval():
+    with pytest.raises(ValueError, match=r"^a confidence interval needs at least 2 sequences, got 1$"):
+        confidence_interval(torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 0, 3), (2, 3, 0)])
+def test_scores_are_of_sequences_samples_and_frames(shape):
+    with pytest.raises(ValueError) as error:
+        best_sample(torch.zeros(shape))
+    assert str(error.value) == f"scores must be (B, N, T) with N and T at least 1, got {shape}"
+
+
+def test_what_is_no_number_is_an_error():
+    with pytest.raises(ValueError, match=r"^scores hold NaN$"):
+        best_sample(torch.full((1, 2, 2), float("nan")))
+
+
+# The metric ---------------------------------------------------------------------------------------------------------
+
+
+def samples(number=2, of_each=4, frames=3, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    target = torch.randint(256, (number, 3, frames, 12, 12), generator=rng, dtype=torch.uint8)
+    noise = torch.randint(-60, 61, (number, of_each, *target.shape[1:]), generator=rng)
+    scale = torch.rand(number, of_each, 1, frames, 1, 1, generator=rng)
+    fake = (target[:, None] + noise * scale).clamp(0, 255).to(torch.uint8)
+    return fake, target
+
+
+def table(score, fake, target):
+    return torch.stack([score(fake[:, n], target, "svg") for n in range(fake.shape[1])], dim=1)
+
+
+def test_three_curves_each_with_its_label():
+    fake, target = samples(5)
+    metric = BestOfN("psnr", 4, chosen_by="ssim", context_frames=1)
+    for one, other in zip(fake.split(2), target.split(2), strict=True):
+        metric.update(one, other)
+    decibels, similar = (table(score, fake[:, :, :, 1:], target[:, :, 1:]) for score in (psnr, ssim))
+    wanted = {
+        "own_choice": best_of_own_choice(decibels),
+        "chosen_by_ssim": best_of_one_choice(decibels, best_sample(similar)),
+        "mean_of_samples": decibels.mean(1),
+    }
+    assert metric.compute().item() == pytest.approx(wanted["own_choice"].mean().item(), rel=1e-12)
+    assert list(metric.details) == list(wanted)
+    for label, curves in wanted.items():
+        assert metric.details[label]["value"] == pytest.approx(curves.mean().item(), rel=1e-12)
+        assert metric.details[label]["per_frame"] == pytest.approx(curves.mean(0).tolist(), rel=1e-12)
+        interval = confidence_interval(curves).half_width.tolist()
+        assert metric.details[label]["ci95_half_width"] == pytest.approx(interval, rel=1e-7)
+    values = [metric.details[label]["value"] for label in wanted]
+    assert values[0] > values[1] > values[2]
+
+
+def test_the_name_says_how_many_samples():
+    metric = BestOfN("psnr", 7)
+    assert metric.label == "psnr_best_of_7"
+    assert metric.protocol() == {
+        "metric": "best_of_n",
+        "context_frames": 0,
+        "num_samples": 7,
+        "choice": "own score, knowing the truth (SVG)",
+        "score": {"metric": "psnr", "protocol": "svg"},
+        "chosen_by": {"metric": "ssim", "protocol": "svg"},
+    }
+    assert metric.warnings() == []
+
+
+def test_distances_choose_the_smallest():
+    rng = torch.Generator().manual_seed(0)
+    target = torch.randint(256, (1, 3, 2, 32, 32), generator=rng, dtype=torch.uint8)
+    fake = torch.randint(256, (1, 3, 3, 2, 32, 32), generator=rng, dtype=torch.uint8)
+    metric = BestOfN("lpips", 3, chosen_by="lpips", weights="random")
+    metric.update(fake, target)
+    assert metric.label == "lpips_random_alex_best_of_3" and metric.higher_is_better is False
+    assert metric.compute() == metric.details["chosen_by_lpips"]["value"] < metric.details["mean_of_samples"]["value"]
+    assert metric.warnings() == [
+        "lpips_random_alex: the weights of alex are random; not comparable with published numbers"
+    ]
+
+
+def on_rank(fake, target):
+    rank = torch.distributed.get_rank()
+    metric = BestOfN("ssim", fake.shape[1])
+    if rank == 1:
+        metric.update(fake, target)
+    return float(metric.compute()), metric.details
+
+
+def test_two_processes_equal_one(pair: ProcessPair):
+    fake, target = samples(2)
+    alone = BestOfN("ssim", 4)
+    alone.update(fake, target)
+    assert pair.run(on_rank, fake=fake, target=target) == [(float(alone.compute()), alone.details)] * 2
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3, 12, 12), (2, 3, 3, 3, 12, 12)])
+def test_samples_are_as_many_as_said(shape):
+    with pytest.raises(ValueError) as error:
+        BestOfN("ssim", 4).update(torch.zeros(shape, dtype=torch.uint8), samples()[1])
+    assert str(error.value) == (
+        f"best_of_n: takes fakes (B, N, C, T, H, W) with N = 4 samples of each sequence, got {shape}"
+    )
+
+
+def test_scores_have_names():
+    with pytest.raises(UserError, match=r"^best_of_n: unknown score 'mse' \(known: psnr, ssim, lpips\)$"):
+        BestOfN("mse")
+    with pytest.raises(UserError, match=r"^best_of_n: num_samples is 0; it must be at least 1$"):
+        BestOfN("ssim", 0)
