@@ -85,8 +85,8 @@ def process_group() -> Iterator[int]:
         return
     if not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise UserError(
-            f"{size} processes were started, but MASTER_ADDR and MASTER_PORT do not say where they meet; set them to the"
-            " host of the first and a free port, or start with torchrun"
+            f"{size} processes were started, but MASTER_ADDR and MASTER_PORT do not say where they meet; set them to"
+            " the host of the first and a free port, or start with torchrun"
         )
     # One process may have found its share done already while another works for hours.
     dist.init_process_group("gloo", rank=rank, world_size=size, timeout=_PATIENCE)

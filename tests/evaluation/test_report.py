@@ -345,6 +345,14 @@ def test_any_values_stay_within_the_frame(values):
     assert not re.search(r"\b(nan|inf)\b", drawn)
 
 
+def test_equal_values_have_ticks_that_can_be_told_apart():
+    svg = ElementTree.fromstring(
+        re.findall(r"<svg.*?</svg>", chart("t", "x", "y", [Line("l", (), ((0.0, 5.0), (9.0, 5.0)))]))[0]
+    )
+    ticks = [text.text for text in svg.iter("text") if text.get("text-anchor") == "end"]
+    assert "5" in ticks and len(set(ticks)) == len(ticks) > 2
+
+
 def test_many_lines_differ_in_colour_or_dashes():
     lines = [Line(str(n), (), ((0.0, 0.0), (1.0, n))) for n in range(20)]
     svg = ElementTree.fromstring(re.findall(r"<svg.*?</svg>", chart("t", "x", "y", lines))[0])
@@ -387,6 +395,7 @@ def test_other_real_videos_have_a_column_of_their_own(tmp_path):
 def test_only_generated_samples_are_shown_too(tmp_path):
     page = report(save(tmp_path / "a.json", Samples((), (scene(),)), fvd=metric()))
     assert [video["aria-label"] for video in page.all("video")] == ["a, sample 1, playing"]
+    assert ["a"] in page.cells  # the heading, without a column of real videos
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from tests.pair import ProcessPair
 from vidgen.errors import UserError
@@ -83,6 +84,31 @@ def test_flat_frames_show_the_constants():
     black, white = torch.zeros(1, 1, 1, 16, 16), torch.ones(1, 1, 1, 16, 16)
     assert ssim(black, white, "standard").item() == pytest.approx(0.01**2 / (1 + 0.01**2), rel=1e-9)
     assert ssim(black, white, "svg").item() == pytest.approx(0.02**2 / (1 + 0.02**2), rel=1e-9)
+
+
+@pytest.mark.parametrize(("protocol", "side", "span"), [("standard", 11, 1.0), ("common", 11, 1.0), ("svg", 7, 2.0)])
+def test_a_frame_of_one_window(protocol, side, span):
+    x, y = (videos(1, 1, 1, side, side, seed).double().flatten() / 255 for seed in (1, 2))
+    line = torch.exp(-((torch.arange(side) - side // 2) ** 2).double() / (2 * 1.5**2))
+    weights = torch.ones(side**2).double() if protocol == "svg" else torch.outer(line, line).flatten()
+    means = [(weights * one).sum() / weights.sum() for one in (x, y)]
+    cov = torch.stack([x, y]).cov(correction=int(protocol == "svg"), aweights=weights / weights.sum() * len(weights))
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    luminance = (2 * means[0] * means[1] + c1) / (means[0] ** 2 + means[1] ** 2 + c1)
+    wanted = luminance * (2 * cov[0, 1] + c2) / (cov[0, 0] + cov[1, 1] + c2)
+    found = ssim(x.view(1, 1, 1, side, side), y.view(1, 1, 1, side, side), protocol)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("protocol", ["standard", "common"])
+def test_the_gaussian_window_is_that_of_torchmetrics(protocol):
+    fake, target = (videos(3, 2, 1, 27, 19, seed)[:, :, 0].double() / 255 for seed in (1, 2))
+    _, similarity = structural_similarity_index_measure(
+        fake, target, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none", return_full_image=True
+    )
+    interior = similarity[..., 5:-5, 5:-5].mean((1, 2, 3))  # around it the map is that of reflected pixels
+    found = ssim(fake[:, :, None], target[:, :, None], protocol)[:, 0]
+    torch.testing.assert_close(found, interior, rtol=1e-12, atol=1e-14)
 
 
 def test_the_border_is_left_out():
@@ -269,6 +295,11 @@ def test_other_weights_give_a_warning():
 def test_the_network_is_no_part_of_the_metric():
     metric = LearnedPerceptualSimilarity(weights="random")
     assert not metric.state_dict() and not list(metric.parameters())
+
+
+def test_the_network_follows_the_metric():
+    metric = LearnedPerceptualSimilarity(weights="random").to("meta")
+    assert {value.device.type for value in metric.network.parameters()} == {"meta"}
 
 
 def test_precision_of_the_states_is_kept():

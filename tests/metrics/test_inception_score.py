@@ -50,6 +50,12 @@ def test_a_class_that_nothing_belongs_to_does_no_harm():
     assert inception_score(table, 1)[0].item() == pytest.approx(inception_score(table[:, :2], 1)[0].item(), rel=1e-14)
 
 
+def test_probabilities_are_in_double_precision():
+    found = probabilities_of(torch.tensor([[20.0, 0.0]]))
+    assert found.dtype == torch.float64
+    assert 1 - found[0, 0].item() == pytest.approx(math.exp(-20), rel=1e-6)  # in single precision it would be 0
+
+
 def test_large_logits_are_no_problem():
     logits = torch.tensor([[1000.0, 0.0], [0.0, 1000.0]])
     assert inception_score(probabilities_of(logits), 1)[0].item() == pytest.approx(2, rel=1e-14)

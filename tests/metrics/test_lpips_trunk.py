@@ -142,6 +142,8 @@ def test_images_may_be_as_small_as_is_said(networks, net):
     least = MIN_SIDE[net]
     images = torch.zeros(1, 3, least, least)
     assert networks[net](images, images).tolist() == [0]
+    with pytest.raises(RuntimeError, match="too small"):
+        networks[net].network(images[..., :-1], images[..., :-1])
     with pytest.raises(ValueError) as caught:
         networks[net](images[..., :-1], images[..., :-1])
     expected = f"lpips: {net} needs images of at least {least}x{least} pixels, not {least}x{least - 1}"
@@ -172,6 +174,12 @@ def test_images_may_be_as_small_as_is_said(networks, net):
         (
             torch.zeros(1, 3, 40, 40),
             torch.full((1, 3, 40, 40), 1.5),
+            ValueError,
+            "lpips: takes images in [-1, 1], and these are not or hold NaN",
+        ),
+        (
+            torch.zeros(1, 3, 40, 40),
+            torch.full((1, 3, 40, 40), -1.5),
             ValueError,
             "lpips: takes images in [-1, 1], and these are not or hold NaN",
         ),

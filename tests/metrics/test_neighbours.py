@@ -20,6 +20,13 @@ def test_points_on_a_line():
     assert density_coverage(real, fake, k=1) == (0.75, 0.75)
 
 
+def test_every_ball_has_its_own_radius():
+    real, fake = torch.tensor([[0.0], [1.0], [2.0], [10.0]]), torch.tensor([[0.9], [1.0], [13.0], [17.0]])
+    # Radii for k = 1: real 1, 1, 1, 8; fake 0.1, 0.1, 4, 4.
+    assert precision_recall(real, fake, k=1) == (1, 0.5)
+    assert precision_recall(fake, real, k=1) == (0.5, 1)
+
+
 def test_the_border_belongs_to_a_ball_only_where_asked():
     real, fake = torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([[-1.0], [9.0], [20.0]])
     assert precision_recall(real, fake, k=1).precision.item() == pytest.approx(2 / 3)

@@ -96,7 +96,10 @@ class Pixels:
         assert first.dtype == torch.float32 and first.shape[1] == 3 and first.abs().max() <= 1
         return (first.double() - second.double()).square().mean((1, 2, 3))
 
+    device = None
+
     def to(self, device):
+        self.device = device
         return self
 
     def settings(self):
@@ -209,10 +212,16 @@ def test_two_processes_equal_one(pair: ProcessPair):
 
 
 def test_measuring_again_begins_anew():
+    metric, other = measured(Painter()), Painter()
+    metric.compute()
+    other.map *= 2
+    metric.measure(other)
+    assert metric.compute() == measured(other).compute()
+
+
+def test_the_network_goes_where_the_model_is():
     metric = measured(Painter())
-    value = metric.compute()
-    metric.measure(Painter())
-    assert metric.compute() == value
+    assert metric.network.device == Painter.device
 
 
 def test_all_that_the_value_depends_on_is_told():

@@ -110,6 +110,21 @@ def test_plane_is_that_of_a_general_solver():
     assert linear_svm_sides(latents, labels).tolist() == (points @ found.x[:3] > 0).tolist()
 
 
+def test_weights_are_kept_small_against_the_losses():
+    latents = cloud(300, 1) + 3
+    labels = latents[:, 0] + 0.5 * cloud(300, 1, 1)[:, 0] > 3.3
+    signs = np.where(labels.numpy(), 1.0, -1.0)
+
+    def loss(plane):
+        missing = np.maximum(1 - signs * (latents[:, 0].numpy() * plane[0] + plane[1]), 0)
+        return 0.5 * plane @ plane + 0.02 * missing @ missing
+
+    found = optimize.minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12}).x
+    sides = linear_svm_sides(latents, labels, penalty=0.02)
+    assert sides.tolist() == (latents[:, 0] * found[0] + found[1] > 0).tolist()
+    assert (sides != linear_svm_sides(latents, labels, penalty=10.0)).double().mean() > 0.02
+
+
 def test_latents_and_labels_fit():
     with pytest.raises(ValueError, match=r"^latents \(N, D\) and labels \(N,\), got \(4, 5\) and \(3,\)$"):
         linear_svm_sides(cloud(4), torch.ones(3))
@@ -151,6 +166,10 @@ class Attributes(Extractor):
     def __init__(self, weights="auto"):
         super().__init__()
         self.weights = Weights(weights, "0", published=True)
+
+    def to(self, device):
+        self.device = device
+        return super().to(device)
 
     def logits(self, videos):
         first, second = (videos[:, 0, 0, 0, column].float() / 127.5 - 1 for column in (0, 1))
@@ -215,6 +234,10 @@ def test_two_processes_equal_one(batch_size, pair: ProcessPair):
     alone = measured(keep=100)
     value = float(alone.compute())
     assert pair.run(on_rank, batch_size=batch_size) == [(value, alone.details)] * 2
+
+
+def test_the_classifier_goes_where_the_model_is():
+    assert measured(keep=9).classifier.device == Painter.device
 
 
 def test_all_that_the_value_depends_on_is_told():

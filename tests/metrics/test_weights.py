@@ -61,6 +61,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(asked)
         self.server.entered.set()
         self.server.go_on.wait(10)
+        if self.server.status == 0:
+            return
         if self.server.status != 200:
             self.send_error(self.server.status)
             return
@@ -226,13 +228,15 @@ def test_a_server_that_always_breaks_off_at_the_same_place_is_given_up(cache, se
 def test_a_part_that_begins_elsewhere_is_not_joined(server):
     server.shift, server.cuts = 7, [1000]
     assert locate(published(server)).read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=1000-", None]
 
 
-@pytest.mark.parametrize("size", [len(CONTENT), None])
-def test_a_complete_but_unfinished_download_is_finished(cache, server, size):
+@pytest.mark.parametrize(("size", "requests"), [(len(CONTENT), []), (None, ["bytes=3000000-"])])
+def test_a_complete_but_unfinished_download_is_finished(cache, server, size, requests):
     cache.mkdir(parents=True)
     (cache / ".net.pth.partial").write_bytes(CONTENT)
     assert locate(published(server, size=size)).read_bytes() == CONTENT
+    assert server.requests == requests
 
 
 @pytest.mark.parametrize("size", [len(CONTENT), None])
@@ -272,6 +276,21 @@ def test_no_network_is_told(cache, server):
     file = published(server)
     reason = "no connection: [Errno 111] Connection refused"
     assert message(file) == f"net.pth: cannot be downloaded ({reason}); {remedy(file, cache)}"
+
+
+def test_a_server_that_hangs_up_is_told(cache, server):
+    server.status = 0
+    file = published(server)
+    reason = "no connection: Remote end closed connection without response"
+    assert message(file) == f"net.pth: cannot be downloaded ({reason}); {remedy(file, cache)}"
+
+
+def test_a_server_that_never_answers_is_told(cache, server, monkeypatch):
+    monkeypatch.setattr(module, "SECONDS_OF_SILENCE", 0.1)
+    server.go_on.clear()
+    file = published(server)
+    assert message(file) == f"net.pth: cannot be downloaded (no connection: timed out); {remedy(file, cache)}"
+    server.go_on.set()
 
 
 def test_offline_nothing_is_asked_for(cache, server, monkeypatch):
@@ -338,6 +357,13 @@ def test_without_locks_every_process_has_a_download_of_its_own(cache, server, mo
     assert locate(published(server)).read_bytes() == CONTENT
     assert left(cache) == [".net.pth.partial", "net.pth"]
     assert (cache / ".net.pth.partial").read_bytes() == b"somebody else's"
+
+
+def test_without_locks_a_cut_download_leaves_nothing(cache, server, monkeypatch):
+    monkeypatch.setattr(module, "_locked", lambda file: False)
+    server.cuts = [1000, 0]
+    assert "the connection ended after 1000 of 3000000 bytes" in message(published(server))
+    assert left(cache) == []
 
 
 def test_a_big_download_shows_how_far_it_is(server, monkeypatch, capsys):
@@ -412,17 +438,23 @@ def test_parameters_are_read_as_plain_tensors(tmp_path):
 
 
 class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
     def __reduce__(self):
-        return Path.touch, (Path("/nonexistent/evil"),)
+        return Path.touch, (self.mark,)
 
 
 def damaged(kind: str, path: Path) -> None:
+    evil = Evil(path.with_suffix(".mark"))
     if kind == "object":
-        torch.save({"w": Evil()}, path)
+        torch.save({"w": evil}, path)
     elif kind == "pickle":
-        path.write_bytes(pickle.dumps(Evil()))
+        path.write_bytes(pickle.dumps(evil))
     elif kind == "pickled array":
-        np.savez(path.with_suffix(".npz"), w=np.array([{}], dtype=object))
+        np.savez(path.with_suffix(".npz"), w=np.array([evil], dtype=object))
         path.with_suffix(".npz").rename(path)
     elif kind == "text array":
         np.savez(path.with_suffix(".npz"), w=np.array(["x"]))
@@ -457,6 +489,7 @@ def test_hostile_and_damaged_files_are_refused_in_one_line(tmp_path, kind):
     with pytest.raises(UserError) as caught:
         load_state(tmp_path / "f")
     line = str(caught.value)
+    assert not (tmp_path / "f.mark").exists()
     assert "\n" not in line and len(line) < 500
     assert line.startswith(
         f"{tmp_path / 'f'}: unreadable weights, a safetensors, npz or torch file of tensors alone is needed ("

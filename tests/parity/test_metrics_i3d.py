@@ -1,5 +1,5 @@
 """Inception-I3D gives the numbers of TensorFlow's and of the ported networks (``metrics/i3d_*.pt``,
-``metrics/fvd_end_to_end.pt``, the network's part of ``tats/fvd.pt``), and its weight files have the published checksums.
+``metrics/fvd_end_to_end.pt``, the network in ``tats/fvd.pt``), and its weight files have the published checksums.
 
 The files come from ``$VIDGEN_REFERENCE``, else from ``tests/fixtures/metrics/make_i3d.py``.
 """
@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tests.parity.fixtures import files, folder
@@ -183,9 +182,9 @@ def test_same_padding_of_tats():
     for index, (kernel, stride) in enumerate(pools):
         assert torch.equal(MaxPool(tuple(kernel), tuple(stride))(x), outputs[f"maxpool_{index}"])
     if "unit3d" in outputs:
-        config, state = reference["config"]["unit3d"], reference["state"]
-        weight = state["unit3d.conv3d.weight"]
-        unit = Unit3D(weight.shape[1], len(weight), config["kernel"][0], config["stride"][0], config["bn_eps"] if "bn_eps" in config else 1e-5)
+        sizes, state = reference["config"]["unit3d"], reference["state"]
+        channels, in_channels = state["unit3d.conv3d.weight"].shape[:2]
+        unit = Unit3D(in_channels, channels, sizes["kernel"][0], sizes["stride"][0], reference["config"]["bn_eps"])
         unit.load_state_dict({key.removeprefix("unit3d."): value for key, value in state.items()})
         with torch.no_grad():
             assert_close("unit3d", unit.eval()(x), outputs["unit3d"])
@@ -210,8 +209,9 @@ def test_the_network_of_tats():
         results = plain.eval().endpoints(x)
         assert_close("i3d_logits", FastInceptionI3D(plain)(x), outputs["i3d_logits"])
     assert_close("i3d_pooled_features", results["AvgPool"], outputs["i3d_pooled_features"])
-    means = {key: value.mean() for key, value in results.items()}
-    print({k: v.item() for k, v in means.items()})
+    stages = [results[name] for name in ("Conv3d_1a_7x7", "Conv3d_2c_3x3", "Mixed_3c", "Mixed_4f", "Mixed_5c")]
+    assert_close("i3d_stage_mean", torch.stack([stage.mean() for stage in stages]), outputs["i3d_stage_mean"])
+    assert_close("i3d_stage_std", torch.stack([stage.std() for stage in stages]), outputs["i3d_stage_std"])
 
 
 def tats_value(key: str, shape: tuple[int, ...], index: int) -> Tensor:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +115,7 @@ def _measure(args: argparse.Namespace) -> int:
 
     sampling = [word.removeprefix("sample.") for word in args.words if word.startswith("sample.")]
     device = choose_device(args.device)
-    with process_group() as rank:
+    with ended_by_sigterm(), process_group() as rank:
         request = Request(
             metrics=_names(args.metric),
             common=_common(args),
@@ -144,6 +148,35 @@ def _measure(args: argparse.Namespace) -> int:
     return 0
 
 
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as an exception does, so that unfinished files are removed."""
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # others cannot listen to signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_out(path: Path) -> None:
+    """Refuse a place where the result could not be written, before the work."""
+    if path.is_dir():
+        raise UserError(f"--out: {path} is a folder; give the name of a file, as in {path / 'result.json'}")
+    folder = next(above for above in path.absolute().parents if above.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--out: {path} cannot be written ({error.strerror}: {folder}); choose another place") from None
+
+
 def _check(args: argparse.Namespace) -> None:
     if not args.metric:
         raise UserError("--metric: missing; say what to measure, as in --metric fvd (vidgen eval --list lists them)")
@@ -155,8 +188,8 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
-    if args.out and args.out.is_dir():
-        raise UserError(f"--out: {args.out} is a folder; give the name of a file, as in {args.out / 'result.json'}")
+    if args.out:
+        _check_out(args.out)
     if args.fake:
         for name, words in (("--raw-weights", args.raw_weights), ("--model", args.model)):
             if words:

@@ -63,11 +63,20 @@ def build_metrics(sections: Sequence[Mapping[str, Any]]) -> list[VideoMetric]:
     for section in sections:
         arguments = {argument: value for argument, value in section.items() if argument != "name"}
         metrics.append(METRICS.get(section["name"])(**arguments))
+    check_labels(metrics)
+    return metrics
+
+
+def check_labels(metrics: Sequence[VideoMetric]) -> None:
+    """Refuse metrics whose values would have the same name.
+
+    Raises:
+        UserError: there are such.
+    """
     labels = [metric.label for metric in metrics]
     for label in labels:
         if labels.count(label) > 1:
             raise UserError(f"metric {label!r} is asked for twice; measure it in two runs")
-    return metrics
 
 
 def _parameters(name: str, where: str) -> Mapping[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -24,7 +23,7 @@ from vidgen.registry import DATASETS
 SUFFIXES = (".npz", ".npy")
 MOST_BYTES = 2**30
 """Bytes of arrays that stay in memory; one of any size does."""
-_DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, KeyError)
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 """What reading a file may raise that is cut off, damaged, encrypted, or none of its kind."""
 _LAYOUT = "(T, H, W, C) or (N, T, H, W, C) with 1 or 3 channels"
 
@@ -48,7 +47,6 @@ class ArrayVideos(StoredVideos):
         self._where: NDArray[np.int64]  # file and number in it, of each video
         self._open: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._broken: dict[str, str] = {}
-        self._lock = threading.Lock()
         super().__init__(root, resolution, num_frames, **stored)
 
     def find(self) -> Sequence[str]:
@@ -110,21 +108,16 @@ class ArrayVideos(StoredVideos):
         return list(array[list(times)])
 
     def _array(self, file: int) -> NDArray[np.uint8]:
-        with self._lock:
-            array = self._open.pop(file, None)
-            if array is None:
-                array = read_array(Path(self._files.path(file)))
-            self._open[file] = array
-            while len(self._open) > 1 and sum(map(_bytes_in_memory, self._open.values())) > MOST_BYTES:
-                self._open.popitem(last=False)
-            return array
+        array = self._open.pop(file, None)
+        if array is None:
+            array = read_array(Path(self._files.path(file)))
+        self._open[file] = array
+        while len(self._open) > 1 and sum(map(_bytes_in_memory, self._open.values())) > MOST_BYTES:
+            self._open.popitem(last=False)
+        return array
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict(), "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
+        return {**self.__dict__, "_open": OrderedDict()}
 
 
 def _bytes_in_memory(array: NDArray[np.uint8]) -> int:

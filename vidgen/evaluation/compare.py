@@ -25,6 +25,16 @@ FREE_FIELDS: dict[str, str] = {
     "fake.seed": "which of a model's videos: another draw from what is being compared",
     "fake.clips.seed": "which of a folder's videos: another draw from what is being compared",
     "fake.num_videos": "how many there were to draw from; how many were measured is num_clips, which is not free",
+    "fake.resize": "how the videos came to their size; the size is fake.resolution, which is not free",
+    "fake.interpolation": "how the videos came to their size; the size is fake.resolution, which is not free",
+    "fake.fps": "a rate that is written in files and decides no pixel",
+    "fake.compression": "how the videos are stored; whether that has changed them is fake.lossy, which is not free",
+    "fake.clips.order": "which of a folder's videos: another draw from what is being compared",
+    "fake.rounding": "noted where it differs: of files it is not known",
+    "real.source": "the same videos in another layout; what they hold is real.fingerprint, which is not free",
+    "real.num_videos": "how many there were to draw from; which were measured is in real.fingerprint",
+    "real.fps": "a rate that is written in files and decides no pixel",
+    "real.compression": "how the videos are stored; what they hold is real.fingerprint, which is not free",
     "real.path": "the same videos elsewhere; what they hold is real.fingerprint, which is not free",
     "extractor.weights.file": "the same weights under another name; what they hold is their fingerprint",
     "software": "noted where it differs: versions should not change a number beyond its rounding",
@@ -34,7 +44,7 @@ FREE_FIELDS: dict[str, str] = {
 
 In every other field they must agree, known or not; a field that is missing is one that holds nothing.
 """
-NOTED = ("software", "device")
+NOTED = ("software", "device", "fake.rounding")
 """Free fields that are told of where they differ."""
 MOST_CHARACTERS = 32
 """Of a value in a list of differences."""

@@ -76,7 +76,7 @@ class TensorStore:
                 file.write(save_tensors({**plain, "checksum": _checksum(plain)}))
         except UserError as error:
             self.enabled = False
-            _warn(str(cache_dir() / "features"), str(error.__cause__ or error))
+            _warn(str(cache_dir() / "features"), getattr(error.__cause__, "strerror", None) or str(error))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,11 +25,16 @@ LEAST_STRIP = 4
 LOOKED_AT = 8
 """Images whose shape decides what a folder of images is."""
 
+_KEY = re.compile(r"(?<![\w.])data\.(?=[a-z_])")
 _MOVING_IMAGES = frozenset({".gif", ".webp"})
 
 
 def open_videos(
-    place: str, option: str, resolution: int | None = None, overrides: Iterable[str] = ()
+    place: str,
+    option: str,
+    resolution: int | None = None,
+    overrides: Iterable[str] = (),
+    needed: Mapping[str, Any] | None = None,
 ) -> tuple[VideoDataset, bool]:
     """The videos that a user means.
 
@@ -38,6 +45,8 @@ def open_videos(
         resolution: height and width to which frames are brought; None leaves them as they are stored, or as a config
             or pack has them.
         overrides: ``key=value`` for the config, or for the data set that was found (``name=frame_folder``).
+        needed: settings of the data set that whoever uses the videos asks for, unless the user says otherwise; a
+            config says otherwise.
 
     Returns:
         The data set, and whether its frames are to be taken in their own sizes.
@@ -45,49 +54,66 @@ def open_videos(
     Raises:
         UserError: there is nothing of that kind; messages name ``option``.
     """
-    if resolution is not None and resolution < 1:
-        raise UserError(f"--resolution: expected at least 1, got {resolution}")
+    overrides = list(overrides)
+    size = {} if resolution is None else {"resolution": resolution}
+    if Path(place).suffix.lower() in (".yaml", ".yml"):
+        try:
+            return dataset_of(with_data(compose(place, [f"data.{text}" for text in overrides]), size)), False
+        except UserError as error:
+            raise UserError(f"{option} {place}: {str(error).removeprefix(f'{place}: ')}") from None
     try:
-        if Path(place).suffix.lower() in (".yaml", ".yml"):
-            return _from_config(place, resolution, overrides)
-        return _from_place(place, option, resolution, overrides)
+        return _from_place(place, option, {**(needed or {}), **dict(map(parse_override, overrides)), **size})
     except UserError as error:
-        side = option.removeprefix("--")
-        raise UserError(str(error).replace("data.root", option).replace("data.", f"{side}.")) from None
+        raise UserError(_said_of(option, place, str(error))) from None
 
 
-def dataset_of(config: Config, resolution: int | None = None, stage: str | None = None) -> VideoDataset:
+def _said_of(option: str, place: str, message: str) -> str:
+    """A message about ``data.KEY`` in the words of the command line; the path in it stays as it is."""
+    key = f"{option.removeprefix('--')}."
+    said = place.join(_KEY.sub(key, part.replace("data.root", option)) for part in message.split(place))
+    return said if option in said or key in said else f"{option}: {said}"
+
+
+def dataset_of(config: Config, stage: str | None = None) -> VideoDataset:
     """The data set of a config, each of its videos whole.
 
     Raises:
         UserError: its data cannot be used.
     """
     data, _ = check_data(config, stage)
-    if resolution is not None:
-        data["resolution"] = resolution
     return build_dataset(data)
 
 
-def _from_config(path: str, resolution: int | None, overrides: Iterable[str]) -> tuple[VideoDataset, bool]:
-    config = compose(path, [f"data.{text}" for text in overrides])
-    return dataset_of(config, resolution), False
+def with_data(config: Config, given: Mapping[str, Any]) -> Config:
+    """The config with dotted keys of its data set to other values, in all its stages."""
+    if not given:
+        return config
+    stages = tuple((name, {**part, "data": merged(part.get("data") or {}, given)}) for name, part in config.stages)
+    return replace(config, stages=stages)
 
 
-def _from_place(place: str, option: str, resolution: int | None, overrides: Iterable[str]) -> tuple[VideoDataset, bool]:
-    given = dict(parse_override(text) for text in overrides)
+def _from_place(place: str, option: str, given: dict[str, Any]) -> tuple[VideoDataset, bool]:
     path = Path(place).expanduser()
     name = given.pop("name", None) or layout_of(path, option)
-    section: dict[str, Any] = {"name": name, "root": str(path), "num_frames": 1, "resolution": resolution or 1}
+    native = not {"resolution", "width"} & given.keys()
+    folder = path.parent if path.is_file() else path  # a file is no folder, which a root has to be for the check
+    section: dict[str, Any] = {"name": name, "root": str(folder), "num_frames": 1, "resolution": 1}
+    section |= _size_of_pack(path) if name == "packed" else {"labels": {"by": "none"}}
+    if not native:
+        section.pop("width", None)
     if name == "packed":
-        about = json.loads((path / PACK).read_bytes())["spec"]
-        section["resolution"] = resolution or about["resolution"]
-        section |= {} if resolution or not about.get("width") else {"width": about["width"]}
-    else:
-        section["labels"] = {"by": "none"}
-    native = resolution is None and not {"resolution", "width"} & given.keys()
+        given.pop("channels", None)
     config = Config(Path(option), ((None, {"data": merged(section, given)}),), {})
     data, _ = check_data(config)
-    return build_dataset(data), native
+    return build_dataset({**data, "root": str(path)}), native
+
+
+def _size_of_pack(path: Path) -> dict[str, Any]:
+    try:
+        spec = json.loads((path / PACK).read_bytes())["spec"]
+        return {key: spec[key] for key in ("resolution", "width") if spec.get(key)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # whoever opens it says what is wrong
+        return {}
 
 
 def merged(section: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,7 @@ class Pass:
         self.num_samples = min(num_samples, len(source))
         self.progress = progress
         self.facts = Facts()
+        self._one_at_a_time = Lock()  # a data set is not made for two threads
         identity = source.identity()
         self.samples = TensorStore({"source": identity}, keep)
         groups: dict[str, _Group] = {}
@@ -176,7 +178,7 @@ class Pass:
         """
         kept = [group.store.load(number, self._numbers(number)) for group in self.groups]
         if reading is None:  # nothing is read, unless somebody has emptied the cache in the meantime
-            reading = map(self.source.read, self._batches(number) if None in kept else ())
+            reading = map(self._read_batch, self._batches(number) if None in kept else ())
         chunks = self._look(number, kept, reading)
         for group, chunk in zip(self.groups, chunks, strict=True):
             self.facts.add(chunk)
@@ -237,7 +239,7 @@ class Pass:
     def _read(self, batches: Sequence[Sequence[int]]) -> Generator[Read]:
         """Clips by their numbers; stored ones are decoded while the networks run."""
         if not isinstance(self.source, StoredClips):
-            yield from map(self.source.read, batches)
+            yield from map(self._read_batch, batches)
         elif self.workers:
             loader: DataLoader[Any] = DataLoader(
                 _Batches(self.source, batches),
@@ -253,12 +255,16 @@ class Pass:
         else:
             yield from self._read_in_thread(batches)
 
+    def _read_batch(self, batch: Sequence[int]) -> Read:
+        with self._one_at_a_time:
+            return self.source.read(batch)
+
     def _read_in_thread(self, batches: Sequence[Sequence[int]]) -> Iterator[Read]:
         pool = ThreadPoolExecutor(1)
         waiting: deque[Future[Read]] = deque()
         try:
             for batch in batches:
-                waiting.append(pool.submit(self.source.read, batch))
+                waiting.append(pool.submit(self._read_batch, batch))
                 if len(waiting) > AHEAD:
                     yield waiting.popleft().result()
             while waiting:

@@ -7,21 +7,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vidgen.config.compose import Config, parse_override
 from vidgen.config.metrics import Section, build_metrics, check_metrics, takes
 from vidgen.data.dataset import VideoDataset
+from vidgen.data.stored import counted
 from vidgen.errors import UserError, did_you_mean
-from vidgen.evaluation.opening import dataset_of, merged, open_videos
+from vidgen.evaluation.opening import dataset_of, open_videos, with_data
 from vidgen.evaluation.pairs import Pairs, pair_up
 from vidgen.evaluation.result import Evaluation
-from vidgen.evaluation.run import Settings, SourceFactory, evaluate
+from vidgen.evaluation.run import Settings, clip_rule, evaluate
 from vidgen.evaluation.sources import ClipRule, ClipSource, GeneratedClips, StoredClips
 from vidgen.media import Rounding
-from vidgen.metrics.base import FeatureMetric, PairedMetric, VideoMetric
+from vidgen.metrics.base import PREFERRED_FRAMES, FeatureMetric, PairedMetric, Side, VideoMetric
 from vidgen.metrics.video_distances import PUBLISHED_NUM_VIDEOS
 from vidgen.models.base import VideoModel
+from vidgen.registry import METRICS
 
 _FOR_ALL = {"protocol": "--protocol", "num_frames": "--num-frames", "stride": "--stride", "precision": "--precision",
             "compile": "--compile", "weights": "--weights"}  # fmt: skip
@@ -51,6 +51,18 @@ class Trained:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     rounding: Rounding = "round"
+
+    @property
+    def num_frames(self) -> int | None:
+        """Frames of the clips that it was trained on; None where that is not known."""
+        return (self.about.get("data_spec") or {}).get("num_frames")
+
+    def wants(self) -> dict[str, Any]:
+        """What real videos must look like, where it makes its own of them: as in training."""
+        spec = self.about.get("data_spec") or {}
+        if not self.model.sample_keys:
+            return {}
+        return {key: spec[key] for key in ("resolution", "width", "channels") if spec.get(key)}
 
     def clips(self, rule: ClipRule, num: int, condition: ClipSource | None) -> GeneratedClips:
         """Its videos, cut by a rule."""
@@ -113,7 +125,7 @@ def metric_sections(names: Sequence[str], common: Mapping[str, Any], overrides: 
     sections: dict[str, Section] = {name: {"name": name} for name in names}
     for key, value in common.items():
         takers = [name for name in names if takes(name, key)]
-        if not takers:
+        if not takers and not (key == "num_frames" and any(_is_paired(name) for name in names)):
             raise UserError(
                 f"{_FOR_ALL.get(key, f'--{key}')}: none of the metrics ({', '.join(names)}) has such a setting"
             )
@@ -121,12 +133,17 @@ def metric_sections(names: Sequence[str], common: Mapping[str, Any], overrides: 
             sections[name][key] = value
     for text in overrides:
         key, value = parse_override(text)
-        name, _, argument = key.partition(".")
-        if name not in sections or not argument:
+        name, _, argument = key.rpartition(".")
+        if name not in sections:
             near = did_you_mean(name, [*sections, "real", "fake", "sample"])
             raise UserError(f"override {text!r}: expected real.KEY, fake.KEY, sample.KEY or METRIC.KEY=VALUE{near}")
         sections[name][argument] = value
     return check_metrics(list(sections.values()), "--metric")
+
+
+def _is_paired(name: str) -> bool:
+    """Whether it looks at whole videos beside real ones, whose length is asked of whoever makes them."""
+    return issubclass(METRICS.get(name), PairedMetric)
 
 
 def run(request: Request) -> Evaluation:
@@ -136,17 +153,19 @@ def run(request: Request) -> Evaluation:
         UserError: something cannot be opened or measured; the message names it.
     """
     own = {side: _of_side(request.overrides, side) for side in ("real", "fake")}
+    for side, place in (("real", request.real or request.trained), ("fake", request.fake)):
+        if own[side] and not place:
+            raise UserError(f"{side}.{own[side][0]}: belongs to --{side}")
     rest = [text for text in request.overrides if text.partition(".")[0] not in own]
     metrics = build_metrics(metric_sections(request.metrics, request.common, rest))
-    opened = {
-        "real": _open_real(request, metrics, own["real"]),
-        "fake": open_videos(request.fake, "--fake", request.resolution, own["fake"]) if request.fake else None,
-    }
+    real = _open_real(request, metrics, own["real"])
+    fake = open_videos(request.fake, "--fake", request.resolution, own["fake"]) if request.fake else None
+    sides = _Sides(request, metrics, real, fake)
     return evaluate(
         metrics,
-        real=_factory(request, opened, "real", metrics),
-        fake=_factory(request, opened, "fake", metrics),
-        pairs=_pairs(request, opened, metrics),
+        real=sides.real if real else None,
+        fake=sides.fake,
+        pairs=sides.pairs(),
         model=request.trained.model if request.trained else None,
         settings=request.settings,
         command=request.command,
@@ -154,6 +173,7 @@ def run(request: Request) -> Evaluation:
 
 
 Opened = tuple[VideoDataset, bool]
+"""A data set, and whether its frames are taken in their own sizes."""
 
 
 def _of_side(overrides: Sequence[str], side: str) -> list[str]:
@@ -161,106 +181,127 @@ def _of_side(overrides: Sequence[str], side: str) -> list[str]:
 
 
 def _open_real(request: Request, metrics: Sequence[VideoMetric], overrides: Sequence[str]) -> Opened | None:
+    trained = request.trained
     needed = any(isinstance(m, PairedMetric) or (isinstance(m, FeatureMetric) and "real" in m.sides) for m in metrics)
-    needed = needed or bool(request.trained and request.trained.model.sample_keys)
+    needed = needed or bool(trained and trained.model.sample_keys)
     if request.real and not needed:
-        names = ", ".join(metric.name for metric in metrics)
-        raise UserError(f"--real: {names} looks at generated videos only; leave it out")
+        names = ", ".join(metric.label for metric in metrics)
+        raise UserError(f"--real: {names} needs no real videos; leave it out")
     if request.real:
-        return open_videos(request.real, "--real", request.resolution, overrides)
-    if not needed or request.trained is None:
+        wanted = trained.wants() if trained else {}
+        return open_videos(request.real, "--real", request.resolution, overrides, wanted)
+    if not needed or trained is None:
         return None
-    text = request.trained.about.get("config")
+    text = trained.about.get("config")
     if not text:
-        raise UserError(f"{request.trained.path}: does not say which data it was trained on; give --real")
+        raise UserError(f"{trained.path}: does not say which data it was trained on; give --real")
+    size = {} if request.resolution is None else {"resolution": request.resolution}
     try:
-        config = _with_data(_config_of(str(text), request.trained), overrides)
-        return dataset_of(config, request.resolution, request.trained.about.get("stage")), False
+        config = with_data(_config_of(str(text), trained), {**dict(map(parse_override, overrides)), **size})
+        return dataset_of(config, trained.about.get("stage")), False
     except UserError as error:
-        raise UserError(f"{request.trained.path}: the data that it was trained on: {error}; give --real") from None
+        raise UserError(f"{trained.path}: the data that it was trained on: {error}; give --real") from None
 
 
 def _config_of(text: str, trained: Trained) -> Config:
-    content = yaml.safe_load(text)
+    content = parse_override(f"config={text}")[1]
     stages = content.get("stages") or {None: content}
     return Config(Path(trained.path), tuple(stages.items()), {name: frozenset() for name in stages if name is not None})
 
 
-def _with_data(config: Config, overrides: Sequence[str]) -> Config:
-    given = dict(parse_override(text) for text in overrides)
-    stages = tuple((name, {**part, "data": merged(part["data"], given)}) for name, part in config.stages)
-    return replace(config, stages=stages)
+class _Sides:
+    """The real and the generated videos of a request, cut as metrics want them.
 
+    Args:
+        request: what is asked for.
+        metrics: what will look at them; all see equally many videos, unless more real ones are asked for.
+        real: the real videos.
+        fake: the generated ones; None where a model makes them.
 
-def _factory(
-    request: Request, opened: Mapping[str, Opened | None], side: str, metrics: Sequence[VideoMetric]
-) -> SourceFactory | None:
-    """Makes the clips of a side; None where there is nothing to make them of."""
-    stored = opened[side]
+    Raises:
+        UserError: there are fewer than asked for, or none that is long enough.
+    """
 
-    def clips(rule: ClipRule) -> ClipSource:
-        if stored is None:
-            assert request.trained is not None
-            condition = _stored(request, opened["real"], "real", replace(rule, order="shuffled"), None)
-            return request.trained.clips(rule, _num_fake(request, opened, rule), condition)
-        limit = _num_fake(request, opened, rule) if side == "fake" else _num_real(request, opened, rule)
-        return _stored(request, stored, side, rule, limit)  # type: ignore[return-value]
+    def __init__(
+        self, request: Request, metrics: Sequence[VideoMetric], real: Opened | None, fake: Opened | None
+    ) -> None:
+        self.request = request
+        self.metrics = metrics
+        self.opened: dict[Side, Opened | None] = {"real": real, "fake": fake}
+        there = {side: self._available(side) for side in self.opened}
+        for side, option, asked in (
+            ("fake", "num-videos", request.num_videos),
+            ("real", "num-videos", None if request.num_real else request.num_videos),
+            ("real", "num-real", request.num_real),
+        ):
+            most = there[side]  # type: ignore[index]
+            if asked is not None and most is not None and asked > most:
+                raise UserError(f"--{option} {asked}: --{side} has {most} that are long enough")
+        known = [PUBLISHED_NUM_VIDEOS, there["fake"], None if request.num_real else there["real"]]
+        self.num_fake = request.num_videos or min(count for count in known if count is not None)
+        self.num_real = request.num_real or self.num_fake
 
-    return clips if stored is not None or (side == "fake" and request.trained) else None
+    def real(self, rule: ClipRule) -> StoredClips:
+        """The real clips."""
+        return self._stored("real", rule, self.num_real)
 
+    def fake(self, rule: ClipRule) -> ClipSource:
+        """The generated clips."""
+        if self.opened["fake"] is not None:
+            return self._stored("fake", rule, self.num_fake)
+        trained = self.request.trained
+        assert trained is not None
+        condition = None
+        if trained.model.sample_keys:
+            start = self.request.settings.start
+            condition = self._enough(self._stored("real", replace(rule, start=start), self.num_fake))
+        return trained.clips(rule, self.num_fake, condition)
 
-def _stored(
-    request: Request, opened: Opened | None, side: str, rule: ClipRule, limit: int | None
-) -> StoredClips | None:
-    if opened is None:
-        return None
-    dataset, native = opened
-    place = (
-        request.real if side == "real" else request.fake
-    ) or f"data of {request.trained.path if request.trained else ''}"
-    source = StoredClips(dataset, rule, native=native, name=place, limit=limit)
-    if not len(source):
-        raise UserError(
-            f"--{side}: none of its {len(dataset)} videos has the {rule.span} frames of a clip of {rule.num_frames} at"
-            f" stride {rule.stride} (the longest has {dataset.lengths.max()}); lower --num-frames or --stride"
-        )
-    return source
+    def pairs(self) -> Pairs | None:
+        """Generated videos beside the real ones that they should equal; None where nobody asks for them."""
+        real, fake, request = self.opened["real"], self.opened["fake"], self.request
+        if real is None or not any(isinstance(metric, PairedMetric) for metric in self.metrics):
+            return None
+        if fake is not None:
+            names = (request.real or "--real", request.fake or "--fake")
+            return pair_up(real[0], fake[0], native=(real[1], fake[1]), names=names, limit=request.num_videos)
+        if request.trained is None or not request.trained.model.sample_keys:
+            return None
+        frames = request.common.get("num_frames") or request.trained.num_frames or PREFERRED_FRAMES
+        whole = ClipRule(frames, order="first", start="first")
+        target = self._enough(self._stored("real", whole, request.num_videos))
+        return Pairs(target, request.trained.clips(target.clips, len(target), target))
 
+    def _available(self, side: Side) -> int | None:
+        """How many clips there are for every metric; None where a model makes them."""
+        opened = self.opened[side]
+        if opened is None:
+            return None
+        rules = {
+            clip_rule(metric, side, self.request.settings)
+            for metric in self.metrics
+            if isinstance(metric, FeatureMetric) and side in metric.sides
+        }
+        return min((len(self._stored(side, rule, None)) for rule in rules), default=None)
 
-def _available(opened: Opened | None, rule: ClipRule) -> int | None:
-    return None if opened is None else int((opened[0].lengths >= rule.span).sum()) * rule.per_video
+    def _enough(self, condition: StoredClips) -> StoredClips:
+        asked = self.request.num_videos
+        if asked is not None and asked > len(condition):
+            raise UserError(f"--num-videos {asked}: --real has {len(condition)} that are long enough")
+        return condition
 
-
-def _num_fake(request: Request, opened: Mapping[str, Opened | None], rule: ClipRule) -> int:
-    there = _available(opened["fake"], rule)
-    if request.num_videos is not None:
-        if there is not None and request.num_videos > there:
-            raise UserError(f"--num-videos {request.num_videos}: --fake has {there} that are long enough")
-        return request.num_videos
-    real = _available(opened["real"], rule) if request.num_real is None else None
-    return min(count for count in (PUBLISHED_NUM_VIDEOS, there, real) if count)
-
-
-def _num_real(request: Request, opened: Mapping[str, Opened | None], rule: ClipRule) -> int:
-    there = _available(opened["real"], rule) or 0
-    if request.num_real is not None:
-        if request.num_real > there:
-            raise UserError(f"--num-real {request.num_real}: --real has {there} that are long enough")
-        return request.num_real
-    return min(there, _num_fake(request, opened, rule))
-
-
-def _pairs(request: Request, opened: Mapping[str, Opened | None], metrics: Sequence[VideoMetric]) -> Pairs | None:
-    paired = [metric for metric in metrics if isinstance(metric, PairedMetric)]
-    real, fake = opened["real"], opened["fake"]
-    if not paired or real is None:
-        return None
-    if fake is not None:
-        names = (request.real or "--real", request.fake or "--fake")
-        return pair_up(real[0], fake[0], native=(real[1], fake[1]), names=names, limit=request.num_videos)
-    if request.trained is None or not request.trained.model.sample_keys:
-        return None
-    rule = ClipRule(real[0].spec.num_frames, order="first", start="first")
-    target = _stored(request, real, "real", rule, request.num_videos)
-    assert target is not None
-    return Pairs(target, request.trained.clips(rule, len(target), target))
+    def _stored(self, side: Side, rule: ClipRule, limit: int | None) -> StoredClips:
+        opened = self.opened[side]
+        assert opened is not None
+        place = self.request.real if side == "real" else self.request.fake
+        if place is None:
+            place = f"data of {self.request.trained.path if self.request.trained else ''}"
+        dataset, native = opened
+        source = StoredClips(dataset, rule, native=native, name=place, limit=limit)
+        if not len(source):
+            raise UserError(
+                f"--{side}: none of its {counted(len(dataset), 'video')} has the {rule.span} frames of a clip of"
+                f" {rule.num_frames} at stride {rule.stride} (the longest has {dataset.lengths.max()}); lower"
+                " --num-frames or --stride"
+            )
+        return source

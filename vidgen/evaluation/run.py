@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vidgen.config.metrics import check_labels
 from vidgen.distributed import control_group, gather_objects, world
 from vidgen.errors import UserError
 from vidgen.evaluation.findings import find_warnings
@@ -214,10 +215,7 @@ def _check_given(
     pairs: Pairs | None,
     model: VideoModel | None,
 ) -> None:
-    labels = [metric.label for metric in metrics]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UserError(f"metric {label!r} is asked for twice; measure it in two runs")
+    check_labels(metrics)
     for metric in metrics:
         if isinstance(metric, FeatureMetric):
             if metric.output == "logits" and not metric.extractor.classifies:

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vidgen.metrics.best_of import BestOfN
+    from vidgen.metrics.class_entropies import ClassEntropies
+    from vidgen.metrics.content_distance import AverageContentDistance
     from vidgen.metrics.frame_distances import FrechetDinoDistance, FrechetInceptionDistance, KernelInceptionDistance
+    from vidgen.metrics.image_quality import LearnedPerceptualSimilarity, PeakSignalToNoiseRatio, StructuralSimilarity
     from vidgen.metrics.manifold import Coverage, Density, Precision, Recall
+    from vidgen.metrics.perceptual_path import PerceptualPathLength
     from vidgen.metrics.scores import InceptionScore, VideoInceptionScore
+    from vidgen.metrics.separability import LinearSeparability
     from vidgen.metrics.video_distances import (
         ContentDebiasedFrechetVideoDistance,
         FrechetVideoDistance,
@@ -17,6 +23,9 @@ if TYPE_CHECKING:
     )
 
 _MODULES = {
+    "AverageContentDistance": "content_distance",
+    "BestOfN": "best_of",
+    "ClassEntropies": "class_entropies",
     "ContentDebiasedFrechetVideoDistance": "video_distances",
     "Coverage": "manifold",
     "Density": "manifold",
@@ -28,8 +37,13 @@ _MODULES = {
     "InceptionScore": "scores",
     "KernelInceptionDistance": "frame_distances",
     "KernelVideoDistance": "video_distances",
+    "LearnedPerceptualSimilarity": "image_quality",
+    "LinearSeparability": "separability",
+    "PeakSignalToNoiseRatio": "image_quality",
+    "PerceptualPathLength": "perceptual_path",
     "Precision": "manifold",
     "Recall": "manifold",
+    "StructuralSimilarity": "image_quality",
     "VideoInceptionScore": "scores",
 }
 __all__ = sorted(_MODULES)  # noqa: PLE0605 - the names are those of the table

@@ -31,6 +31,7 @@ from vidgen.registry import METRICS
 Protocol = Literal["standard", "svg", "common"]
 
 _GAUSSIAN_WINDOW = 11
+_SIGMA = 1.5
 _UNIFORM_WINDOW = 7
 _FRAMES_PER_PASS = 32
 """Of the LPIPS network, whose maps of a long video would not fit into memory."""
@@ -105,9 +106,8 @@ def ssim(fake: Tensor, target: Tensor, protocol: Protocol = "standard") -> Tenso
         raise ValueError(f"ssim ({protocol}): needs frames of {window}x{window} pixels at least, got {height}x{width}")
     fake, target = _unit_range(fake, "fake"), _unit_range(target, "target")
     _check_equal_shapes(fake, target)
-    of_frames = _uniform_ssim if protocol == "svg" else _gaussian_ssim
     # Frame by frame: the maps of a whole video would take ten times its memory.
-    return torch.stack([of_frames(fake[:, :, t], target[:, :, t]) for t in range(fake.shape[2])], dim=1)
+    return torch.stack([_similarity(fake[:, :, t], target[:, :, t], protocol) for t in range(fake.shape[2])], dim=1)
 
 
 def check_protocol(protocol: str) -> None:
@@ -141,30 +141,30 @@ def _error_of_channels(fake: Tensor, target: Tensor) -> Tensor:
     return (fake - target).square().mean((3, 4))  # (B, C, T)
 
 
-def _gaussian_ssim(fake: Tensor, target: Tensor) -> Tensor:
-    """``(B,)`` from ``(B, C, H, W)``."""
-    _, similarity = structural_similarity_index_measure(
-        fake, target, sigma=1.5, kernel_size=_GAUSSIAN_WINDOW, data_range=1.0, reduction="none", return_full_image=True
+def _similarity(fake: Tensor, target: Tensor, protocol: Protocol) -> Tensor:
+    """``(B,)`` from ``(B, C, H, W)``: the mean over channels and over all windows that fit."""
+    if protocol == "svg":
+        return _uniform_similarity(fake, target)
+    _, maps = structural_similarity_index_measure(
+        fake, target, sigma=_SIGMA, data_range=1.0, reduction=None, return_full_image=True
     )
-    border = _GAUSSIAN_WINDOW // 2  # the map there is that of reflected pixels
-    return similarity[..., border:-border, border:-border].mean((1, 2, 3))
+    border = _GAUSSIAN_WINDOW // 2  # torchmetrics looks beyond the frame there, at its mirror image
+    interior: Tensor = maps[..., border:-border, border:-border]
+    return interior.mean((1, 2, 3))
 
 
-def _uniform_ssim(fake: Tensor, target: Tensor) -> Tensor:
-    """``(B,)`` from ``(B, C, H, W)``."""
+def _uniform_similarity(fake: Tensor, target: Tensor) -> Tensor:
+    def mean(planes: Tensor) -> Tensor:
+        return functional.avg_pool2d(planes, _UNIFORM_WINDOW, stride=1)
 
-    def mean(maps: Tensor) -> Tensor:
-        return functional.avg_pool2d(maps, _UNIFORM_WINDOW, stride=1)
-
+    pixels = _UNIFORM_WINDOW**2
+    sample = pixels / (pixels - 1)
     mean_fake, mean_target = mean(fake), mean(target)
-    unbiased = _UNIFORM_WINDOW**2 / (_UNIFORM_WINDOW**2 - 1)
-    variance_fake = unbiased * (mean(fake * fake) - mean_fake**2)
-    variance_target = unbiased * (mean(target * target) - mean_target**2)
-    covariance = unbiased * (mean(fake * target) - mean_fake * mean_target)
+    variances = sample * (mean(fake * fake) - mean_fake**2 + mean(target * target) - mean_target**2)
+    covariance = sample * (mean(fake * target) - mean_fake * mean_target)
     c1, c2 = (0.01 * _SVG_DATA_RANGE) ** 2, (0.03 * _SVG_DATA_RANGE) ** 2
     luminance = (2 * mean_fake * mean_target + c1) / (mean_fake**2 + mean_target**2 + c1)
-    structure = (2 * covariance + c2) / (variance_fake + variance_target + c2)
-    return (luminance * structure).mean((1, 2, 3))
+    return (luminance * (2 * covariance + c2) / (variances + c2)).mean((1, 2, 3))
 
 
 class FrameScores(SummedStates, PairedMetric):
@@ -250,10 +250,6 @@ class FrameScores(SummedStates, PairedMetric):
     def protocol(self) -> dict[str, Any]:
         """Context and, once there is a value, counts; frames are those compared."""
         return {**super().protocol(), "context_frames": self.context_frames, **self.counts}
-
-    def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> Module:
-        device = fn(torch.zeros(1, device=self.device)).device  # precision is not a module's to change
-        return super()._apply(lambda value: value.to(device), exclude_state)
 
 
 def _summary(count: int, total: Tensor, squares: Tensor) -> dict[str, Any]:

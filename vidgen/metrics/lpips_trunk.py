@@ -58,7 +58,7 @@ class LpipsNetwork(nn.Module):
 
     Args:
         net: its trunk.
-        network: torchmetrics' network with all weights.
+        network: torchmetrics' network with all weights, none of which takes gradients.
         weights: which weights the trunk has.
     """
 
@@ -67,7 +67,6 @@ class LpipsNetwork(nn.Module):
         self.net = net
         self.network = network
         self.weights = weights
-        self.requires_grad_(False)
         self.train(False)
 
     @torch.no_grad()

@@ -220,7 +220,7 @@ class PerceptualPathLength(ProbeMetric):
         """
         check_latent_space(self.name, model)
         self.reset()
-        self.network.to(model.device)
+        self.to(model.device)
         rank, size = world()
         places = self._places()
         for first in range(rank * self.batch_size, self.num_samples, size * self.batch_size):
@@ -289,9 +289,9 @@ class PerceptualPathLength(ProbeMetric):
         return shrink(crop_face(images) if self.face_crop else images)
 
     def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> Module:
-        device = fn(torch.zeros(1, device=self.device)).device  # precision is not a module's to change
-        self.network.to(device)
-        return super()._apply(lambda value: value.to(device), exclude_state)
+        super()._apply(fn, exclude_state)
+        self.network.to(self.device)
+        return self
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -192,7 +192,7 @@ class LinearSeparability(ProbeMetric):
         """
         check_latent_space(self.name, model)
         self.reset()
-        self.classifier.to(model.device)
+        self.to(model.device)
         rank, size = world()
         # The first batch, whoever's it is, tells the sizes.
         for first in [*range(rank * self.batch_size, self.num_samples, size * self.batch_size)] or [self.num_samples]:
@@ -241,6 +241,6 @@ class LinearSeparability(ProbeMetric):
         return latents.flatten(1), logits.view(count, -1, logits.shape[-1]).mean(1)
 
     def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> Module:
-        device = fn(torch.zeros(1, device=self.device)).device  # precision is not a module's to change
-        self.classifier.to(device)
-        return super()._apply(lambda value: value.to(device), exclude_state)
+        super()._apply(fn, exclude_state)
+        self.classifier.to(self.device)
+        return self

@@ -18,7 +18,7 @@ import uuid
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -291,7 +291,8 @@ def _locked(file: BinaryIO) -> bool:
 def _download(file: WeightFile, target: Path, partial: Path) -> None:
     with open(partial, "ab") as sink:
         try:
-            _Download(file, sink).run()
+            with ExitStack() as stack:
+                _Download(file, sink, stack).run()
         except _Refused as refusal:
             raise UserError(f"{file.name}: cannot be downloaded ({refusal}); {_remedy(file, target)}") from refusal
         sink.flush()
@@ -311,11 +312,18 @@ class _Refused(Exception):
 
 
 class _Download:
-    """Appends to an unfinished download what is missing of it."""
+    """Appends to an unfinished download what is missing of it.
 
-    def __init__(self, file: WeightFile, sink: BinaryIO) -> None:
+    Args:
+        file: what is downloaded.
+        sink: the unfinished download, open for appending.
+        stack: ends the progress that is shown.
+    """
+
+    def __init__(self, file: WeightFile, sink: BinaryIO, stack: ExitStack) -> None:
         self.file = file
         self.sink = sink
+        self.stack = stack
         self.shown = 0
         self.progress: Progress | None = None
 
@@ -326,8 +334,6 @@ class _Download:
             if self.sink.tell() <= furthest:
                 raise _Refused(reason)
             furthest = self.sink.tell()
-        if self.progress is not None:
-            self.progress.__exit__(None, None, None)
 
     def _ask(self) -> str | None:
         """Take one answer; the reason why it was not the whole rest, or None."""
@@ -338,8 +344,7 @@ class _Download:
         if start:
             request.add_header("Range", f"bytes={start}-")
         try:
-            with closing(urllib.request.urlopen(request, timeout=SECONDS_OF_SILENCE)) as answer:
-                return self._take(answer, start)
+            answer = urllib.request.urlopen(request, timeout=SECONDS_OF_SILENCE)
         except urllib.error.HTTPError as error:
             if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
                 raise _Refused(f"{error.code} {error.reason}") from error
@@ -347,10 +352,13 @@ class _Download:
                 return None
             self._restart()
             return self._ask()
-        except urllib.error.URLError as error:
-            return f"no connection: {error.reason}"
-        except _Cut as error:
-            return str(error)
+        except (OSError, http.client.HTTPException) as error:
+            return f"no connection: {getattr(error, 'reason', None) or error}"
+        with answer:
+            try:
+                return self._take(answer, start)
+            except _Cut as error:
+                return str(error)
 
     def _take(self, answer: Any, start: int) -> str | None:
         if start and (answer.status != http.client.PARTIAL_CONTENT or _first(answer.headers) != start):
@@ -378,7 +386,7 @@ class _Download:
             return
         if self.progress is None:
             verb = f"{self.file.name}: downloaded"
-            self.progress = Progress(expected // _MEGABYTE, verb, "MB", file=sys.stderr)
+            self.progress = self.stack.enter_context(Progress(expected // _MEGABYTE, verb, "MB", file=sys.stderr))
         done = self.sink.tell() // _MEGABYTE
         if done > self.shown:
             self.progress.advance(done - self.shown)

@@ -17,6 +17,7 @@ EXTRACTORS: Registry = Registry(
         "dinov2": "vidgen.metrics.extractors.dinov2",
         "i3d": "vidgen.metrics.extractors.i3d",
         "inception": "vidgen.metrics.extractors.inception",
+        "shape_colour": "vidgen.metrics.content_distance",
         "videomae": "vidgen.metrics.extractors.videomae",
     },
     "vidgen.extractors",

@@ -132,10 +132,11 @@ def from_official(state: dict[str, Tensor], network: VisionTransformer) -> dict[
         state: name to tensor, with a table of position embeddings of any square size.
         network: takes the weights.
     """
-    table = state.get("pos_embed")
+    named = dict(state)
+    table = named.get("pos_embed")
     if table is not None and table.ndim == 3 and table.shape[1] > 1:
-        state = {**state, "pos_embed": resize_positions(table.float(), network.patch_embed.grid_size[0])}
-    return checkpoint_filter_fn(dict(state), network)
+        named["pos_embed"] = resize_positions(table.float(), network.patch_embed.grid_size[0])
+    return checkpoint_filter_fn(named, network)
 
 
 def resize_positions(table: Tensor, side: int) -> Tensor:

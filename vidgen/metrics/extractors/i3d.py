@@ -52,7 +52,7 @@ class I3D(Extractor):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.preprocessing, self.bn_eps, self.precision, self.compiled = preprocessing, bn_eps, precision, compile
+        self.preprocessing, self.bn_eps, self.precision = preprocessing, bn_eps, precision
         network, self.weights = load(weights, bn_eps)
         self.num_features = network.num_classes
         self.network = FastInceptionI3D(network, _DTYPES[precision])
@@ -93,19 +93,19 @@ def load(weights: str, bn_eps: float = 1e-3) -> tuple[InceptionI3D, Weights]:
         UserError: a weight file that cannot be used.
     """
     if weights == "random":
-        network = empty_network(NUM_CLASSES, bn_eps)
+        network = _empty_network(NUM_CLASSES, bn_eps)
         state = filled_state({name: tuple(value.shape) for name, value in network.state_dict().items()})
         network.load_state_dict(state, assign=True)
         return network.eval(), Weights("random", fingerprint(state), published=False)
     path = locate(FVD_FILE, weights)
     state = read(path)
     classes = len(state.get("logits.conv3d.bias", torch.empty(NUM_CLASSES)))
-    network = empty_network(classes, bn_eps)
+    network = _empty_network(classes, bn_eps)
     load_into(network, state, path)
     name = identify(state)
     return network.eval(), Weights(name, fingerprint(network.state_dict()), name == FVD_NETWORK, path.name)
 
 
-def empty_network(num_classes: int, bn_eps: float) -> InceptionI3D:
+def _empty_network(num_classes: int, bn_eps: float) -> InceptionI3D:
     with torch.device("meta"):
         return InceptionI3D(num_classes, eps=bn_eps)

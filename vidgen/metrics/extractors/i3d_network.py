@@ -188,6 +188,7 @@ def max_pool_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Te
     Nothing stands beyond the border: in front by the pool's own padding, behind because sizes are rounded up.
     """
     front = [before for before, _ in same_padding(x.shape[-3:], kernel, stride)]
+    x = x.contiguous(memory_format=torch.channels_last_3d)
     return F.max_pool3d(x, list(kernel), list(stride), front, ceil_mode=True)
 
 

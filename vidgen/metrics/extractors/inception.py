@@ -95,7 +95,6 @@ class InceptionV3(Extractor):
         with torch.device("meta"):
             network = InceptionNetwork()
         self.weights = give_weights(network, FILE, weights)
-        self.classes = network.fc.weight  # (1008, 2048)
         self.network = _folded(network)
         self.freeze()
 
@@ -109,7 +108,8 @@ class InceptionV3(Extractor):
         Returns:
             float32 ``(B * T, 1008)``.
         """
-        return torch.cat([self._pooled(frames, "2048") @ self.classes.T for frames in self._frames(videos)])
+        classes = self.network.get_parameter("fc.weight")  # (1008, 2048)
+        return torch.cat([self._pooled(frames, "2048") @ classes.T for frames in self._frames(videos)])
 
     def preprocess(self, frames: Tensor) -> Tensor:
         """Frames as the network sees them.

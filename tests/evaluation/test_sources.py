@@ -1,0 +1,347 @@
+"""Where clips come from: how they are cut, read and made, and what they are known by."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.layouts import save_video
+from tests.data.strips import make_strips, random_frames
+from tests.evaluation.tiny import clips_of, videos
+from tests.noise_model import SeededNoise
+from vidgen.data.annotations import Labels
+from vidgen.data.dataset import VideoDataset
+from vidgen.data.frame_strips import FrameStrips
+from vidgen.data.moving_shapes import MovingShapes
+from vidgen.data.spec import DataSpec
+from vidgen.data.video_folder import VideoFolder
+from vidgen.errors import UserError
+from vidgen.evaluation.compression import compression, is_lossy
+from vidgen.evaluation.identity import data_identity
+from vidgen.evaluation.sources import Clip, ClipRule, GeneratedClips, StoredClips, Unusable
+from vidgen.media import to_uint8
+
+NONE = Labels("none")
+
+
+def test_long_enough_videos_are_taken_in_an_order_of_the_seed():
+    lengths = np.array([3, 20, 9, 16, 8, 40])
+    rule = ClipRule(9)
+    assert rule.span == 9
+    assert sorted(rule.chosen(lengths).tolist()) == [1, 2, 3, 5]
+    orders = {tuple(replace(rule, seed=seed).chosen(lengths)) for seed in range(8)}
+    assert len(orders) > 3
+    assert replace(rule, order="first").chosen(lengths).tolist() == [1, 2, 3, 5]
+    assert replace(rule, num_frames=3, stride=8).chosen(lengths).tolist() != []
+    assert sorted(replace(rule, num_frames=3, stride=8).chosen(lengths).tolist()) == [1, 5]
+
+
+def test_all_videos_come_once_before_any_comes_twice():
+    chosen = ClipRule(2, per_video=2).chosen(np.array([5, 5, 5]))
+    assert sorted(chosen[:3].tolist()) == sorted(chosen[3:].tolist()) == [0, 1, 2]
+
+
+def test_starts_are_drawn_over_the_whole_video_and_again_for_another_clip_of_it():
+    rule = ClipRule(3, stride=2)
+    starts = {rule.times(video, 9)[0] for video in range(100)}
+    assert starts == {0, 1, 2, 3, 4}
+    assert rule.times(7, 9) == rule.times(7, 9)
+    assert any(rule.times(video, 9) != rule.times(video, 9, 1) for video in range(9))
+    assert replace(rule, start="first").times(3, 9) == (0, 2, 4)
+    assert rule.times(5, 5) == (0, 2, 4)
+
+
+def test_dense_clips_begin_where_the_strided_ones_do():
+    rule = ClipRule(3, stride=4)
+    assert [rule.dense().times(v, 30)[::4] for v in range(9)] == [rule.times(v, 30) for v in range(9)]
+
+
+def test_stored_clips_keep_their_size_or_are_brought_to_one(tmp_path):
+    array = videos(1, frames=5, side=8)[0][:, :, :6]
+    np.save(tmp_path / "a.npy", array)
+    native = clips_of(tmp_path, ClipRule(5)).read([0])[0]
+    assert isinstance(native, Clip)
+    assert torch.equal(native.video, torch.from_numpy(array.transpose(3, 0, 1, 2).copy()))
+    dataset = FrameStrips(str(make_strips(tmp_path / "strips", {"a.png": 5})), 4, 1, labels=NONE)
+    resized = StoredClips(dataset, ClipRule(5), native=False, name="x").read([0])[0]
+    assert isinstance(resized, Clip)
+    assert resized.video.shape == (3, 5, 4, 4)
+    assert sorted(resized.extras) == ["length", "times"]
+
+
+def test_grey_videos_become_three_channels(tmp_path):
+    np.save(tmp_path / "a.npy", videos(1, channels=1)[0])
+    clip = clips_of(tmp_path, ClipRule(6)).read([0])[0]
+    assert clip.video.shape == (3, 6, 8, 8)
+    assert torch.equal(clip.video[0], clip.video[2])
+
+
+def test_flips_are_not_drawn(tmp_path):
+    root = str(make_strips(tmp_path, {f"{n}.png": 4 for n in range(8)}))
+    plain, flipping = (FrameStrips(root, 8, 2, labels=NONE, flip=flip) for flip in (False, True))
+    for one, other in zip(*(StoredClips(d, ClipRule(4), native=False, name="x").read(range(8)) for d in (plain, flipping)), strict=True):  # fmt: skip # noqa: E501
+        assert torch.equal(one.video, other.video)
+
+
+def test_a_video_that_cannot_be_read_says_why(tmp_path):
+    make_strips(tmp_path, {"a.png": 4, "b.png": 4})
+    dataset = FrameStrips(str(tmp_path), 8, 1, labels=NONE)
+    content = (tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(content[: len(content) // 2])
+    read = StoredClips(dataset, ClipRule(4, order="first"), native=True, name="x").read([0, 1])
+    assert isinstance(read[0], Clip)
+    assert isinstance(read[1], Unusable)
+    assert (read[1].number, read[1].path, read[1].passing) == (1, str(tmp_path / "b.png"), False)
+    assert read[1].reason
+
+
+def identity(path: Path, rule: ClipRule = ClipRule(2), **settings: Any) -> str:  # noqa: B008 - frozen
+    dataset = FrameStrips(str(path), settings.pop("resolution", 8), 1, labels=NONE, **settings)
+    return json.dumps(StoredClips(dataset, rule, native=False, name="x").identity(), default=str)
+
+
+def test_identity_stays_for_the_same_videos_however_they_are_named(tmp_path, monkeypatch):
+    make_strips(tmp_path / "a", {"a.png": 4})
+    monkeypatch.chdir(tmp_path)
+    assert identity(tmp_path / "a") == identity(Path("a")) == identity(tmp_path / "a")
+
+
+def test_identity_changes_with_anything_that_changes_pixels(tmp_path):
+    path = make_strips(tmp_path / "a", {"a.png": 4, "b.png": 4}) / "a.png"
+    known = {identity(tmp_path / "a")}
+    for rule in (
+        ClipRule(3),
+        ClipRule(2, 2),
+        ClipRule(2, seed=1),
+        ClipRule(2, order="first"),
+        ClipRule(2, start="first"),
+    ):
+        known.add(identity(tmp_path / "a", rule))
+    for settings in ({"resolution": 4}, {"channels": 1}, {"resize": "stretch"}, {"interpolation": "box"}, {"width": 6}):
+        known.add(identity(tmp_path / "a", **settings))
+    known.add(identity(tmp_path / "a", frame_step=4))
+    assert len(known) == 12
+    status = path.stat()
+    changed = bytearray(path.read_bytes())
+    path.write_bytes(bytes(changed))  # same content and size at another time
+    known.add(identity(tmp_path / "a"))
+    assert len(known) == 13
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # an archive would set the time back
+    known.add(identity(tmp_path / "a"))
+    assert len(known) == 14
+    make_strips(tmp_path / "a", {"c.png": 4})
+    assert identity(tmp_path / "a") not in known
+
+
+def test_equal_names_sizes_and_times_elsewhere_are_other_videos(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "x.npy", videos(1, seed=ord(folder)))
+        os.utime(tmp_path / folder / "x.npy", (0, 0))
+    keys = [json.dumps(clips_of(tmp_path / folder, ClipRule(2)).identity()) for folder in ("a", "b")]
+    assert keys[0] != keys[1]
+
+
+def test_data_sets_that_make_their_videos_are_known_by_what_they_hold():
+    make = [MovingShapes(resolution=16, num_frames=4, num_videos=n) for n in (4, 4, 5)]
+    assert data_identity(make[0]) == data_identity(make[1]) != data_identity(make[2])
+
+
+class Foreign(VideoDataset):
+    """A data set of which nothing is known."""
+
+    def read(self, request: Any) -> Any:
+        """Nothing."""
+        raise NotImplementedError
+
+
+def test_of_foreign_data_sets_nothing_is_kept():
+    dataset = Foreign(DataSpec(3, 8, 2, None, 1, 5, 5), [5])
+    assert data_identity(dataset) != data_identity(dataset)
+
+
+@pytest.mark.parametrize(
+    ("kind", "lossy"),
+    [
+        ("h264", True), ("gif", True), ("jpg", True), ("jpeg, png", True), ("webp", True), ("mjpeg", True),
+        (None, False), ("ffv1", False), ("png", False), ("bmp, tif", False), ("rawvideo", False),
+    ],
+)  # fmt: skip
+def test_which_compressions_lose_something(kind, lossy):
+    assert is_lossy(kind) == lossy
+
+
+def test_compression_is_that_of_the_files(tmp_path):
+    save_video(tmp_path / "videos" / "a.mkv", random_frames(4, 16))
+    strips = FrameStrips(str(make_strips(tmp_path / "strips", {"a.PNG": 4, "b.jpg": 4})), 8, 1, labels=NONE)
+    np.save(tmp_path / "a.npy", videos(1)[0])
+    assert compression(VideoFolder(str(tmp_path / "videos"), 8, 1, labels=NONE)) == "ffv1"
+    assert compression(strips) == "jpg, png"
+    assert compression(clips_of(tmp_path / "a.npy", ClipRule(2)).dataset) is None
+
+
+def test_a_pack_is_compressed_as_what_it_was_made_from(tmp_path):
+    from vidgen.data.packed import Packed
+    from vidgen.data.packing import pack
+
+    for suffix in ("png", "jpg"):
+        root = make_strips(tmp_path / suffix, {f"a.{suffix}": 4})
+        settings = {"name": "frame_strips", "root": str(root)}
+        pack(FrameStrips(str(root), 8, 1, labels=NONE), settings, tmp_path / f"pack_{suffix}", quiet=True)
+        dataset = Packed(str(tmp_path / f"pack_{suffix}"), 8, 1)
+        assert compression(dataset) == suffix
+        assert is_lossy(compression(dataset)) == (suffix == "jpg")
+
+
+def model(**settings: Any) -> SeededNoise:
+    return SeededNoise(**settings).eval()
+
+
+def numbers_of(read: list[Any]) -> list[int]:
+    return [clip.number for clip in read]
+
+
+def test_generated_clips_are_the_models_videos():
+    clips = GeneratedClips(model(), 5, ClipRule(2, stride=2), seed=3, rounding="truncate", keywords={"label": 2})
+    read = clips.read(range(1, 4))
+    expected = to_uint8(model().sample(5, num_frames=3, seed=3, label=2), "truncate")[1:4, :, ::2]
+    assert numbers_of(read) == [1, 2, 3]
+    assert torch.equal(torch.stack([clip.video for clip in read]), expected)
+    assert len(clips) == 5
+
+
+def test_identity_of_generated_clips_changes_with_anything_that_changes_pixels():
+    def key(made: SeededNoise | None = None, rule: ClipRule = ClipRule(2), **settings: Any) -> str:  # noqa: B008
+        return json.dumps(GeneratedClips(made or model(), 5, rule, **settings).identity(), sort_keys=True)
+
+    shifted = model()
+    with torch.no_grad():
+        shifted.shift += 1
+    others = [key(shifted), key(rule=ClipRule(3)), key(rule=ClipRule(2, 2)), key(seed=1), key(rounding="truncate"),
+              key(keywords={"label": 1}), key(about={"weights": "raw"}), key(fingerprint="x")]  # fmt: skip
+    assert key() == key()
+    assert len({key(), *others}) == 9
+
+
+class Continues(SeededNoise):
+    """Predicts the given video, brightened, and says what it was given."""
+
+    given: list[torch.Tensor]
+
+    def sample(self, num_videos: int, *, num_frames: int | None = None, seed: int = 0, first: int = 0, batch: Any = None) -> Any:  # type: ignore[override]  # fmt: skip # noqa: E501
+        """Brighten."""
+        self.__dict__.setdefault("given", []).append(batch["video"])
+        assert batch["video"].shape[:3] == (num_videos, 3, num_frames)
+        return batch["video"] + 0.1
+
+
+def test_videos_are_made_for_real_ones(tmp_path):
+    np.save(tmp_path / "a.npy", videos(5, frames=9))
+    condition = clips_of(tmp_path / "a.npy", ClipRule(3, 4))
+    clips = GeneratedClips(Continues(context="video"), 8, ClipRule(3, 4), condition=condition)
+    assert len(clips) == 5
+    read = clips.read(range(5))
+    real = condition.read(range(5))
+    for made, given in zip(read, real, strict=True):
+        difference = made.video.int() - given.video.int()
+        assert made.video.shape == (3, 3, 8, 8)
+        assert (difference[given.video < 240] - 13).abs().max() <= 1
+    assert clips.model.given[0].shape == (5, 3, 9, 8, 8)  # all frames, though every fourth is looked at
+    assert (clips.model.given[0].min() >= -1) & (clips.model.given[0].max() <= 1)
+
+
+def test_real_videos_that_cannot_be_read_cost_only_what_is_made_for_them(tmp_path):
+    np.save(tmp_path / "a.npy", videos(5))
+    condition = clips_of(tmp_path / "a.npy", ClipRule(6))
+
+    class Holes(StoredClips):
+        def read(self, numbers: Any) -> Any:
+            return [Unusable(c.number, "a", "torn") if c.number == 2 else c for c in super().read(numbers)]
+
+    holes = Holes(condition.dataset, ClipRule(6), native=True, name="x")
+    read = GeneratedClips(Continues(context="video"), 5, ClipRule(6), condition=holes).read(range(5))
+    assert sorted(numbers_of(read)) == [0, 1, 2, 3, 4]
+    assert [item.number for item in read if isinstance(item, Unusable)] == [2]
+    whole = GeneratedClips(Continues(context="video"), 5, ClipRule(6), condition=condition).read(range(5))
+    by_number = {clip.number: clip for clip in read}
+    assert all(torch.equal(by_number[n].video, whole[n].video) for n in (0, 1, 3, 4))
+
+
+def test_draws_differ_and_the_first_is_the_source_itself():
+    clips = GeneratedClips(model(), 3, ClipRule(3), seed=4)
+    draws = [clips.draw(which).read([0])[0].video for which in range(3)]
+    assert torch.equal(draws[0], clips.read([0])[0].video)
+    assert not torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[1], draws[2])
+
+
+def test_models_that_cannot_do_what_is_asked_say_so(tmp_path):
+    np.save(tmp_path / "a.npy", videos(2))
+    condition = clips_of(tmp_path / "a.npy", ClipRule(6))
+
+    class Short(SeededNoise):
+        def sample(self, num_videos: int, **_: Any) -> torch.Tensor:  # type: ignore[override]
+            return torch.zeros(num_videos, 3, 4, 8, 8)
+
+    def message(action: Any) -> str:
+        with pytest.raises(UserError) as error:
+            action()
+        return str(error.value)
+
+    needs = SeededNoise(context="video")
+    assert (
+        message(lambda: GeneratedClips(needs, 2, ClipRule(3))) == "seeded_noise samples from given video; give --real"
+    )
+    labels = GeneratedClips(SeededNoise(context="label"), 2, ClipRule(3), condition=condition)
+    assert message(lambda: labels.read([0])) == (
+        "--real: its videos have no 'label', which seeded_noise samples from; give a config that has it"
+    )
+    poisoned = GeneratedClips(SeededNoise(poisoned=1), 3, ClipRule(3), about={"path": "x.ckpt"})
+    assert (
+        message(lambda: poisoned.read([0, 1])) == "x.ckpt: makes videos with NaN or infinity; its weights are unusable"
+    )
+    assert message(lambda: GeneratedClips(Short(), 2, ClipRule(6)).read([0])) == (
+        "Short: makes 4 frames where clips need 6; set --num-frames and --stride to what it makes"
+    )
+    (tmp_path / "b").mkdir()
+    for number in range(2):
+        np.save(tmp_path / "b" / f"{number}.npy", videos(1, side=8 + number)[0])
+    mixed = clips_of(tmp_path / "b", ClipRule(6))
+    assert message(
+        lambda: GeneratedClips(Continues(context="video"), 2, ClipRule(6), condition=mixed).read([0, 1])
+    ) == ("--real: its videos are of different sizes, and the model needs one; give --resolution")
+
+
+def test_descriptions_are_plain(tmp_path):
+    np.save(tmp_path / "a.npy", videos(2))
+    stored = clips_of(tmp_path / "a.npy", ClipRule(6)).describe()
+    assert json.loads(json.dumps(stored)) == {
+        "source": "arrays",
+        "path": str(tmp_path / "a.npy"),
+        "num_videos": 2,
+        "fps": None,
+        "compression": None,
+        "resize": "none",
+        "clips": {"num_frames": 6, "stride": 1, "order": "shuffled", "start": "random", "per_video": 1, "seed": 0},
+    }
+    about = {"path": "x.ckpt", "checkpoint": "cafe", "iteration": 3, "weights": "ema"}
+    made = GeneratedClips(model(), 2, ClipRule(3), seed=5, about=about).describe()
+    assert json.loads(json.dumps(made)) == {
+        "source": "checkpoint",
+        **about,
+        "model": "seeded_noise",
+        "seed": 5,
+        "rounding": "round",
+        "keywords": {},
+        "fps": None,
+        "compression": None,
+        "clips": {"num_frames": 3, "stride": 1, "start": "first"},
+        "condition": None,
+    }
