@@ -4,6 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+__all__ = [
+    "AverageContentDistance",
+    "BestOfN",
+    "ClassEntropies",
+    "ContentDebiasedFrechetVideoDistance",
+    "Coverage",
+    "Density",
+    "FrechetDinoDistance",
+    "FrechetInceptionDistance",
+    "FrechetVideoDistance",
+    "FrechetVideoDistanceInfinity",
+    "FrechetVideoDistanceWindows",
+    "InceptionScore",
+    "KernelInceptionDistance",
+    "KernelVideoDistance",
+    "LearnedPerceptualSimilarity",
+    "LinearSeparability",
+    "PeakSignalToNoiseRatio",
+    "PerceptualPathLength",
+    "Precision",
+    "Recall",
+    "StructuralSimilarity",
+    "VideoInceptionScore",
+]
+
 if TYPE_CHECKING:
     from vidgen.metrics.best_of import BestOfN
     from vidgen.metrics.class_entropies import ClassEntropies
@@ -46,7 +71,6 @@ _MODULES = {
     "StructuralSimilarity": "image_quality",
     "VideoInceptionScore": "scores",
 }
-__all__ = sorted(_MODULES)  # noqa: PLE0605 - the names are those of the table
 
 
 def __getattr__(name: str) -> Any:
