@@ -61,7 +61,7 @@ def test_silence_on_clean_input_of_the_published_number(tmp_path):
     for seed, name in enumerate(("real", "fake")):
         np.save(tmp_path / f"{name}.npy", videos(2048, frames=3, side=4, seed=seed))
     real, fake = (source(tmp_path / f"{name}.npy", name) for name in ("real", "fake"))
-    assert found(real, fake, TinyDistance(num_frames=3), TinyOrderOf(3)) == []
+    assert found(real, fake, TinyDistance(num_frames=3), TinyOrder(3)) == []
 
 
 @pytest.mark.usefixtures("enough")
@@ -81,16 +81,8 @@ def test_few_videos(clean):
 
 
 def test_few_videos_of_one_side(clean):
-    few = [line for line in found(None, source(clean[1]), TinyOrderOf(6)) if line.startswith("few")]
+    few = [line for line in found(None, source(clean[1]), TinyOrder(6)) if line.startswith("few")]
     assert few == ["few videos (12 fake): published numbers take 2048, and fewer give other values"]
-
-
-class TinyOrderOf(TinyOrder):
-    """For clips of a length."""
-
-    def __init__(self, frames: int) -> None:
-        super().__init__()
-        self.num_frames = frames
 
 
 def test_no_more_samples_than_features(clean, tmp_path, monkeypatch):
@@ -102,7 +94,7 @@ def test_no_more_samples_than_features(clean, tmp_path, monkeypatch):
     ]
     seven = strips(tmp_path / "seven", 4, number=7)
     assert found(source(real), source(seven)) == []
-    assert found(None, source(six), TinyOrderOf(6)) == []  # fits no covariance
+    assert found(None, source(six), TinyOrder(6)) == []  # fits no covariance
 
 
 def test_frames_count_where_each_has_features(tmp_path, monkeypatch):

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import save as save_tensors
 
-from tests.evaluation.tiny import FrameDistance, TinyDistance, TinyOrder, clips_of, videos
+from tests.evaluation.tiny import METRICS, FrameDistance, TinyDistance, TinyExtractor, TinyOrder, clips_of, videos
 from tests.metrics.test_base import tiny
 from tests.noise_model import SeededNoise
+from vidgen.cli.main import main
 from vidgen.distributed import process_group, world
 from vidgen.errors import UserError
 from vidgen.evaluation.run import Settings, evaluate
@@ -31,13 +33,13 @@ def measured(folder: str, real: int, fake: int, cache: str, generated: bool = Fa
     with patch("vidgen.metrics.video_distances.shared_extractor", tiny):
         from vidgen.metrics.video_distances import FrechetVideoDistance, KernelVideoDistance
 
-        metrics = [FrechetVideoDistance(num_frames=6), KernelVideoDistance(num_frames=6), Frames(), Order()]
+        distances = [FrechetVideoDistance(num_frames=6), KernelVideoDistance(num_frames=6)]
 
     def made(rule: ClipRule) -> GeneratedClips:
         return GeneratedClips(SeededNoise(size=8).eval(), fake, rule)
 
     result = evaluate(
-        metrics,
+        [*distances, FrameDistance(6), TinyOrder(6)],
         real=lambda rule: clips_of(Path(folder) / "real.npy", rule, real),
         fake=made if generated else lambda rule: clips_of(Path(folder) / "fake.npy", rule, fake),
         settings=Settings(progress=False, num_samples=3),
@@ -50,22 +52,6 @@ def measured(folder: str, real: int, fake: int, cache: str, generated: bool = Fa
         "warnings": result.all_warnings(),
         "samples": [video.sum() for video in (*result.samples.real, *result.samples.fake)],
     }
-
-
-class Frames(FrameDistance):
-    """Of six frames."""
-
-    def preferred_frames(self) -> int:
-        """Six."""
-        return 6
-
-
-class Order(TinyOrder):
-    """Of six frames."""
-
-    def preferred_frames(self) -> int:
-        """Six."""
-        return 6
 
 
 @pytest.fixture
@@ -180,24 +166,32 @@ print("value", repr(result.metrics["tiny_fd"].value))
 """
 
 
-def start(folder: Path, cache: str, pause: float) -> subprocess.Popen[str]:
-    environment = {**os.environ, "VIDGEN_CACHE": str(folder / cache), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", SLOW, str(folder), str(pause)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+def value(folder: Path) -> float:
+    result = evaluate(
+        [TinyDistance(num_frames=6)],
+        real=lambda rule: clips_of(folder / "real.npy", rule),
+        fake=lambda rule: clips_of(folder / "fake.npy", rule),
+        settings=Settings(progress=False, num_samples=0),
+    )
+    return result.metrics["tiny_fd"].value
 
 
-def test_a_killed_evaluation_continues_and_gives_the_identical_value(folder):
-    killed = start(folder, "killed", 0.2)
+def test_a_killed_evaluation_continues_and_gives_the_identical_value(folder, monkeypatch):
+    environment = {**os.environ, "VIDGEN_CACHE": str(folder / "killed"), "PYTHONPATH": str(ROOT)}
+    killed = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(folder), "0.2"], env=environment, stdout=subprocess.PIPE, text=True
+    )
     assert killed.stdout is not None
     for _ in range(5):  # two chunks of two batches, and half of the third
         assert killed.stdout.readline() == "batch\n"
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    rest, _ = start(folder, "killed", 0).communicate()
-    whole, _ = start(folder, "whole", 0).communicate()
-    assert rest.splitlines()[-1] == whole.splitlines()[-1]
-    assert rest.splitlines()[-1].startswith("value ")
-    assert (whole.count("batch"), rest.count("batch")) == (7 + 5, 3 + 5)
+    monkeypatch.setenv("VIDGEN_CACHE", str(folder / "killed"))
+    TinyExtractor.looked_at = 0
+    rest = value(folder)
+    assert TinyExtractor.looked_at == 53 - 32 + 37
+    monkeypatch.setenv("VIDGEN_CACHE", str(folder / "whole"))
+    assert rest == value(folder)
 
 
 MEMORY = """
@@ -234,32 +228,32 @@ def test_memory_does_not_grow_with_the_number_of_videos(tmp_path):
     assert many - few < made / 2
 
 
-def test_sigterm_and_ctrl_c_leave_no_unfinished_files(folder):
-    for number in (signal.SIGTERM, signal.SIGINT):
-        environment = {**os.environ, "VIDGEN_CACHE": str(folder / f"cache{number}"), "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", COMMAND, "eval", "--real", str(folder / "real.npy"), "--fake",
-                   str(folder / "fake.npy"), "--metric", "tests.evaluation.tiny.TinyDistance", "--num-frames", "6",
-                   "--device", "cpu", "--out", str(folder / "new" / "out.json")]  # fmt: skip
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "writing\n"
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
-        assert "Traceback" not in errors
-        assert not [path for path in folder.rglob("*") if "partial" in path.name]
-        assert not (folder / "new").exists()
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
-COMMAND = """
-import os, sys, time
-import vidgen.evaluation.features as features
-save = features.save_tensors
-def slow(tensors):
-    print("writing", flush=True)
-    time.sleep(5)
-    return save(tensors)
-features.save_tensors = slow
-from vidgen.cli.main import main
-sys.exit(main(sys.argv[1:]))
-"""
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [(lambda: os.kill(os.getpid(), signal.SIGTERM), 143), (interrupt, 130)],
+    ids=["sigterm", "ctrl_c"],
+)
+def test_an_evaluation_that_is_stopped_leaves_no_unfinished_files(folder, monkeypatch, capsys, end, status):
+    monkeypatch.setenv("VIDGEN_CACHE", str(folder / "cache"))
+    before = signal.getsignal(signal.SIGTERM)
+    saved: list[int] = []
+
+    def stop(tensors: Any) -> bytes:
+        saved.append(1)
+        if len(saved) == 10:  # eight samples and a chunk before
+            end()
+        return save_tensors(tensors)
+
+    monkeypatch.setattr("vidgen.evaluation.features.save_tensors", stop)
+    places = ["--real", str(folder / "real.npy"), "--fake", str(folder / "fake.npy"), "--device", "cpu"]
+    asked = ["--metric", METRICS + "TinyDistance", "--num-frames", "6", "--out", str(folder / "new" / "out.json")]
+    assert main(["eval", *places, *asked]) == status
+    assert "Traceback" not in capsys.readouterr().err
+    assert [path.name for path in (folder / "cache").rglob("0*.safetensors")] == ["000000.safetensors"]
+    assert not [path for path in folder.rglob("*") if "partial" in path.name]
+    assert not (folder / "new").exists()
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -193,7 +193,7 @@ def test_predictions_are_made_for_real_clips_of_the_size_that_was_trained_on(tmp
     about = result.metrics["tiny_fd"].protocol
     assert (about["real"]["resolution"], about["fake"]["resolution"]) == ([8, 8], [8, 8])
     assert about["fake"]["condition"]["path"] == str(tmp_path / "strips")
-    assert 15 < result.metrics["tiny_error"].value < 25.6
+    assert 15 < result.metrics["tiny_error"].value < 26
     assert result.metrics["tiny_error"].details == {"pairs": 7}
     assert result.metrics["tiny_error"].protocol["pairing"] == "condition"
     assert message(TINY, real=str(tmp_path / "strips"), trained=trained(model), num_videos=10, num_real=5) == (
@@ -246,8 +246,7 @@ def test_generated_videos_do_not_depend_on_the_batch_size_and_on_what_is_kept(pl
 
     values = {value(batch, keep) for batch, keep in ((1, False), (5, True), (16, True), (7, False))}
     made = to_uint8(SeededNoise(size=8).sample(30, num_frames=6)).permute(0, 2, 3, 4, 1).numpy()
-    assert values == {pytest.approx(distance_of(videos(30, seed=1), made), abs=1e-7)}
-    assert len(values) == 1
+    assert list(values) == [pytest.approx(distance_of(videos(30, seed=1), made), abs=1e-7)]
 
 
 def test_seed_rounding_and_keywords_reach_the_model(places):

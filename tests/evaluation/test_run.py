@@ -48,7 +48,7 @@ def run(places: tuple[Path, Path], *metrics: VideoMetric, settings: Settings = Q
 
 
 def test_values_and_what_they_depend_on(places):
-    result = run(places, TinyDistance(num_frames=6), TinyOrderSix())
+    result = run(places, TinyDistance(num_frames=6), TinyOrder(6))
     assert result.metrics["tiny_fd"].value == pytest.approx(distance_of(REAL, FAKE), abs=1e-7)
     protocol = result.metrics["tiny_fd"].protocol
     assert (protocol["real"]["num_clips"], protocol["fake"]["num_clips"]) == (37, 20)
@@ -64,14 +64,6 @@ def test_values_and_what_they_depend_on(places):
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["metrics"]["tiny_fd"]["warnings"]
 
 
-class TinyOrderSix(TinyOrder):
-    """Of clips of six frames."""
-
-    def preferred_frames(self) -> int:
-        """Six."""
-        return 6
-
-
 def test_real_clips_are_drawn_and_fake_ones_begin_at_the_first_frame(places):
     result = run(places, TinyDistance(num_frames=3, stride=2), settings=Settings(seed=5, progress=False))
     about = result.metrics["tiny_fd"].protocol
@@ -84,7 +76,7 @@ def test_real_clips_are_drawn_and_fake_ones_begin_at_the_first_frame(places):
 
 def test_metrics_that_want_the_same_share_one_look(places):
     TinyExtractor.looked_at = 0
-    run(places, TinyDistance(num_frames=6), TinyOrderSix())
+    run(places, TinyDistance(num_frames=6), TinyOrder(6))
     assert TinyExtractor.looked_at == 37 + 20
 
 
@@ -240,14 +232,6 @@ def test_pairs_and_models_are_asked_too(places):
 
 
 def test_frames_and_videos_are_measured_together(places):
-    result = run(places, FrameDistanceSix(), TinyDistance(num_frames=6))
+    result = run(places, FrameDistance(6), TinyDistance(num_frames=6))
     assert result.metrics["frame_fd"].protocol["dtype"]["network"] == "float32"
     assert list(result.metrics) == ["frame_fd", "tiny_fd"]
-
-
-class FrameDistanceSix(FrameDistance):
-    """Of clips of six frames."""
-
-    def preferred_frames(self) -> int:
-        """Six."""
-        return 6

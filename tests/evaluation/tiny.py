@@ -45,7 +45,7 @@ class TinyExtractor(Extractor):
         super().__init__()
         name = "tiny" if weights == "published" else weights
         self.weights = Weights(name, f"{factor}", weights == "published", "" if weights == "random" else "tiny.pt")
-        self.network = nn.Linear(6, 6, bias=False)
+        self.network = nn.utils.skip_init(nn.Linear, 6, 6, bias=False)  # which draws no random numbers
         nn.init.eye_(self.network.weight)
         self.factor = factor
         self.freeze()
@@ -110,22 +110,30 @@ class TinyDistance(MomentMetric):
 
 
 class FrameDistance(TinyDistance):
-    """The same of frames."""
+    """The same of frames.
+
+    Args:
+        num_frames: frames of a clip.
+    """
 
     name = "frame_fd"
 
-    def __init__(self) -> None:
-        MomentMetric.__init__(self, TinyFrames())
+    def __init__(self, num_frames: int | None = None) -> None:
+        MomentMetric.__init__(self, TinyFrames(), num_frames)
 
 
 class TinyOrder(KeptFeatureMetric):
-    """A number that the order of generated videos decides."""
+    """A number that the order of generated videos decides.
+
+    Args:
+        num_frames: frames of a clip.
+    """
 
     name = "tiny_order"
     sides = ("fake",)
 
-    def __init__(self) -> None:
-        super().__init__(TinyExtractor())
+    def __init__(self, num_frames: int | None = None) -> None:
+        super().__init__(TinyExtractor(), num_frames)
 
     def result(self) -> tuple[float, Details]:
         """Each feature times its number."""
