@@ -5,8 +5,9 @@
 
 The videos are halved, by groups (performers) where a pattern names them. Clips of the first half are the real ones;
 those of the second half are measured as they are, damaged, and frozen; then clips of the other data set. Each network
-looks at each set once. Printed is a Markdown table. A metric that sees motion must rate shuffled and frozen clips worse
-than the second half, one that sees pictures blurred and noisy ones.
+looks at each set once, and a network of single frames at four frames of each clip. Printed is a Markdown table. A
+metric that sees motion must rate shuffled and frozen clips worse than the second half, one that sees pictures blurred
+and noisy ones.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from vidgen.seeding import derive_seed
 
 SAME = "other half"
 OTHERS = "another data set"
+FRAMES_OF_A_CLIP = 4
+"""That a network of single frames looks at."""
 
 
 def blur(video: Tensor, sigma: float) -> Tensor:
@@ -153,7 +156,9 @@ def measure(
 
 
 def look(metric: FeatureMetric, clips: Sequence[Tensor], batch: int = 8) -> Tensor:
-    """Features of clips."""
+    """Features of clips; of single frames, those of :data:`FRAMES_OF_A_CLIP` in each."""
+    if metric.extractor.per_frame:
+        clips = [clip[:, :: max(1, clip.shape[1] // FRAMES_OF_A_CLIP)] for clip in clips]
     parts = [metric.extract(torch.stack(list(clips[at : at + batch])), True) for at in range(0, len(clips), batch)]
     return torch.cat(parts)
 

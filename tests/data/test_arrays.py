@@ -146,6 +146,17 @@ def test_any_damage_is_a_reason_and_no_crash(tmp_path, save):
             assert "\n" not in str(error)
 
 
+def test_compressed_bytes_that_make_no_sense_are_damage(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", video=videos(1)[0])
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    name, extra = (int.from_bytes(content[at : at + 2], "little") for at in (26, 28))
+    content[30 + name + extra] = 0xFF  # no block of a deflated stream begins so
+    (tmp_path / "a.npz").write_bytes(content)
+    for read in (array_shape, read_array):
+        with pytest.raises(Unreadable, match=r"^damaged \(Error -3 while decompressing data"):
+            read(tmp_path / "a.npz")
+
+
 def test_a_cut_off_array_is_found_out_when_it_is_read(tmp_path):
     np.save(tmp_path / "a.npy", videos(1)[0])
     np.save(tmp_path / "b.npy", videos(1)[0])

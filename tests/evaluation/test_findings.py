@@ -85,6 +85,13 @@ def test_few_videos_of_one_side(clean):
     assert few == ["few videos (12 fake): published numbers take 2048, and fewer give other values"]
 
 
+def test_metrics_of_one_side_beside_others_repeat_nothing(clean):
+    real, fake = clean
+    assert found(source(real), source(fake), TinyOrder(6), TinyDistance(num_frames=6)) == [
+        "few videos (12 real, 12 fake): published numbers take 2048, and fewer give larger distances"
+    ]
+
+
 def test_no_more_samples_than_features(clean, tmp_path, monkeypatch):
     monkeypatch.setattr("vidgen.evaluation.findings.PUBLISHED_NUM_VIDEOS", 2)
     real, six = clean[0], strips(tmp_path / "six", 3, number=6)
@@ -252,6 +259,25 @@ def test_files_that_cannot_be_used_are_named_and_cost_nothing_else(clean, tmp_pa
     assert len(lines) == 2
     assert lines[0].startswith(f"3 real files left out as unreadable (the first, {real}/zz_cut.png: ")
     assert lines[1] == "1 real video left out as too short: a clip of 6 frames at stride 1 needs 6"
+
+
+@pytest.mark.usefixtures("enough")
+def test_predictions_that_were_not_made_for_want_of_real_clips(clean):
+    class Copies(SeededNoise):
+        def sample(self, num_videos: int, *, batch: Any = None, **_: Any) -> Any:  # type: ignore[override]
+            return batch["video"].flip(2) * 0.9
+
+    path = clean[0] / "zz.png"
+    save_strip(path, random_frames(6, 8, seed=999))
+    path.write_bytes(path.read_bytes()[:400])
+    real = source(clean[0], resolution=8)
+    model = Copies(context="video").eval()
+    lines = found(real, lambda rule: GeneratedClips(model, 13, rule, condition=real(rule)))
+    reason = lines[0].partition(f"{path}: ")[2]
+    assert lines == [
+        f"1 real file left out as unreadable (the first, {path}: {reason}",
+        f"1 fake video not made, since its real clip is unreadable (the first, {path}: {reason}",
+    ]
 
 
 @pytest.mark.usefixtures("enough")

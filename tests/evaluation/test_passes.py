@@ -55,6 +55,11 @@ def run(source: Any, *metrics: FeatureMetric, **settings: Any) -> Facts:
     return Pass(source, metrics, True, device=torch.device("cpu"), progress=False, **settings).run()
 
 
+def readers() -> list[str]:
+    """Threads that read ahead."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("vidgen-reading")]
+
+
 def mean_of(metric: TinyDistance) -> np.ndarray:
     return metric.moments("real").mean.numpy()
 
@@ -81,6 +86,14 @@ def test_second_pass_reads_and_looks_at_nothing(place):
     assert second.fingerprint == first.fingerprint
     assert sorted(second.samples) == [0, 1, 2]
     assert all(np.array_equal(second.samples[number], ARRAYS[number]) for number in range(3))
+
+
+def test_samples_that_nobody_asked_for_before_are_read_then(place):
+    run(counting(place), TinyDistance())
+    source = counting(place)
+    facts = run(source, TinyDistance(), num_samples=20)
+    assert source.reads == list(range(32))  # the chunks that they are in
+    assert all(np.array_equal(facts.samples[number], ARRAYS[number]) for number in range(20))
 
 
 def test_nothing_is_kept_or_found_without_the_cache(place):
@@ -149,11 +162,22 @@ def test_an_error_of_the_reader_arrives_in_one_line_and_ends_it(place, workers):
         def read(self, numbers: Any) -> Any:
             raise UserError("disk on fire")
 
-    threads = threading.active_count()
     plain = clips_of(place, RULE)
     with pytest.raises(UserError, match=r"^disk on fire$"):
         run(Broken(plain.dataset, RULE, native=True, name="x"), TinyDistance(), workers=workers)
-    assert threading.active_count() <= threads
+    assert not readers()
+
+
+def test_clips_are_read_beside_the_network(place):
+    class Watching(TinyDistance):
+        def extract(self, videos: torch.Tensor, real: bool) -> torch.Tensor:
+            seen.extend(readers())
+            return super().extract(videos, real)
+
+    seen: list[str] = []
+    run(counting(place), Watching(), batch_size=4)
+    assert seen
+    assert not readers()
 
 
 def test_an_error_of_a_metric_ends_the_reader(place):
@@ -161,11 +185,10 @@ def test_an_error_of_a_metric_ends_the_reader(place):
         def extract(self, videos: torch.Tensor, real: bool) -> torch.Tensor:
             raise ValueError("no")
 
-    threads = threading.active_count()
     source = counting(place)
     with pytest.raises(ValueError, match=r"^no$"):
         run(source, Refusing(), batch_size=2)
-    assert threading.active_count() == threads
+    assert not readers()
     assert len(source.reads) <= 2 * 5
 
 

@@ -66,7 +66,8 @@ def test_as_many_real_videos_as_fake_ones(places):
     assert counts(measured(TINY, **places, num_videos=7)) == [7, 7]
     assert counts(measured(TINY, **places, num_real=30)) == [30, 20]
     assert counts(measured(TINY, **places, num_real=30, num_videos=9)) == [30, 9]
-    result = measured(TINY, **places, num_real=30, common={"num_frames": 6})
+    assert counts(measured(TINY, real=places["fake"], fake=places["real"], num_real=10)) == [10, 30]
+    result = measured(TINY, **places, num_real=30)
     assert result.metrics["tiny_fd"].value == pytest.approx(
         distance_of(videos(30, seed=1), videos(20, seed=2)), abs=1e-7
     )

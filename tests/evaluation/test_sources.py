@@ -140,13 +140,22 @@ def test_identity_changes_with_anything_that_changes_pixels(tmp_path):
     assert identity(tmp_path / "a") not in known
 
 
-def test_equal_names_sizes_and_times_elsewhere_are_other_videos(tmp_path):
+def test_equal_names_sizes_and_times_elsewhere_are_other_videos(tmp_path, monkeypatch):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         np.save(tmp_path / folder / "x.npy", videos(1, seed=ord(folder)))
         os.utime(tmp_path / folder / "x.npy", (0, 0))
-    keys = [json.dumps(clips_of(tmp_path / folder, ClipRule(2)).identity()) for folder in ("a", "b")]
-    assert keys[0] != keys[1]
+
+    def differ() -> bool:
+        keys = [json.dumps(clips_of(tmp_path / folder, ClipRule(2)).identity()) for folder in ("a", "b")]
+        return keys[0] != keys[1]
+
+    assert differ()
+    # Also where a file system tells times so coarsely that they are the same.
+    monkeypatch.setattr(
+        "vidgen.evaluation.identity._state", lambda path: str(path) if path.is_dir() else f"{path.name} 1"
+    )
+    assert differ()
 
 
 def test_data_sets_that_make_their_videos_are_known_by_what_they_hold():
@@ -238,6 +247,7 @@ class Continues(SeededNoise):
     def sample(self, num_videos: int, *, num_frames: int | None = None, seed: int = 0, first: int = 0, batch: Any = None) -> Any:  # type: ignore[override]  # fmt: skip # noqa: E501
         """Brighten."""
         self.__dict__.setdefault("given", []).append(batch["video"])
+        self.calls.append((first, num_videos))
         assert batch["video"].shape[:3] == (num_videos, 3, num_frames)
         return batch["video"] + 0.1
 
@@ -266,7 +276,9 @@ def test_real_videos_that_cannot_be_read_cost_only_what_is_made_for_them(tmp_pat
             return [Unusable(c.number, "a", "torn") if c.number == 2 else c for c in super().read(numbers)]
 
     holes = Holes(condition.dataset, ClipRule(6), native=True, name="x")
-    read = GeneratedClips(Continues(context="video"), 5, ClipRule(6), condition=holes).read(range(5))
+    model = Continues(context="video")
+    read = GeneratedClips(model, 5, ClipRule(6), condition=holes).read(range(5))
+    assert model.calls == [(0, 2), (3, 2)]  # the numbers of the others stay what they are
     assert sorted(numbers_of(read)) == [0, 1, 2, 3, 4]
     assert [item.number for item in read if isinstance(item, Unusable)] == [2]
     whole = GeneratedClips(Continues(context="video"), 5, ClipRule(6), condition=condition).read(range(5))
@@ -280,6 +292,7 @@ def test_draws_differ_and_the_first_is_the_source_itself():
     assert torch.equal(draws[0], clips.read([0])[0].video)
     assert not torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[1], draws[2])
+    assert len({json.dumps(clips.draw(which).identity(), sort_keys=True) for which in range(3)}) == 3
 
 
 def test_models_that_cannot_do_what_is_asked_say_so(tmp_path):

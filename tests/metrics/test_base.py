@@ -172,7 +172,7 @@ def test_extractor_stays_out_of_a_training_module():
     assert not any(parameter.requires_grad for parameter in module.metric.extractor.parameters())
 
 
-@pytest.mark.parametrize("change", [lambda m: m.half(), lambda m: m.to(torch.float64), lambda m: m.bfloat16()])
+@pytest.mark.parametrize("change", [lambda m: m.half(), lambda m: m.to(torch.float16), lambda m: m.bfloat16()])
 def test_extractor_and_states_keep_their_precision(change):
     module = Training()
     change(module)
@@ -262,6 +262,14 @@ def test_compute_sees_what_was_added_after_it():
         metric.compute()
 
 
+def test_features_that_are_added_count_as_videos_do():
+    metric = fed(TinyDistance(), REAL, FAKE[:10])
+    before = metric.compute()
+    metric.add(metric.extract(as_batch(FAKE[10:]), False), False)
+    assert metric.compute() != before
+    assert float(metric.compute()) == pytest.approx(float(fed(TinyDistance(), REAL, FAKE).compute()), abs=1e-12)
+
+
 def test_random_and_unknown_weights_have_other_names_or_a_warning():
     assert (TinyDistance().label, TinyDistance().warnings()) == ("tiny_fd", [])
     random = TinyDistance(weights="random")
@@ -293,6 +301,10 @@ def test_what_is_shared_depends_on_class_weights_and_output():
     def key(metric: FeatureMetric) -> str:
         return json.dumps(metric.extraction(True))
 
-    others = [TinyDistance(factor=2.0), TinyDistance(weights="random"), FrameDistance()]
+    class Renamed(TinyExtractor):
+        """Says that it is the other one."""
+
+    with patch("tests.evaluation.tiny.TinyExtractor", Renamed):
+        others = [TinyDistance(), TinyDistance(factor=2.0), TinyDistance(weights="random"), FrameDistance()]
     assert key(TinyDistance()) == key(TinyDistance(stride=3)) == key(TinyOrder())
-    assert len({key(TinyDistance()), *map(key, others)}) == 4
+    assert len({key(TinyDistance()), *map(key, others)}) == 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -132,6 +134,21 @@ def test_the_name_says_how_many_samples():
         "chosen_by": {"metric": "ssim", "protocol": "svg"},
     }
     assert metric.warnings() == []
+
+
+def test_a_perfect_frame_does_not_end_the_evaluation():
+    fake, target = samples(3)
+    fake[0, 2, :, 1] = target[0, :, 1]
+    metric = BestOfN("psnr", 4, chosen_by="ssim")
+    metric.update(fake, target)
+    decibels = table(psnr, fake, target)
+    curves = best_of_own_choice(decibels)
+    assert curves[0, 1] == math.inf
+    expected = [curves[1:, t].mean() if t == 1 else curves[:, t].mean() for t in range(curves.shape[1])]
+    assert metric.compute().item() == pytest.approx(sum(expected).item() / len(expected), rel=1e-12)
+    assert metric.details["own_choice"]["infinite_frames"] == metric.details["mean_of_samples"]["infinite_frames"] == 1
+    [warning] = metric.warnings()
+    assert warning.startswith(f"psnr_best_of_4: 1 of {decibels[:, 0].numel()} frames equal their targets, ")
 
 
 def test_distances_choose_the_smallest():

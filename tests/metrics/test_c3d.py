@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from vidgen.errors import UserError
 from vidgen.metrics.extractors import EXTRACTORS
@@ -63,15 +64,19 @@ def test_channels_are_reversed_and_the_mean_is_cut_at_the_protocols_place():
         assert blue[0] == pytest.approx(-1000.0 - column)
 
 
-def test_features_and_class_scores(extractor):
+def test_features_and_class_scores(extractor, monkeypatch):
     videos = some_videos(2)
     original = videos.clone()
     layers = extractor.endpoints(videos)
     assert torch.equal(videos, original)
     assert layers["fc7"].min() == 0 and layers["fc8"].min() < 0
-    for alone, together in ((extractor(videos[1:]), layers["fc7"]), (extractor.logits(videos[1:]), layers["fc8"])):
-        assert alone.dtype == torch.float32 and not alone.requires_grad
-        assert (alone - together[1:]).abs().max() <= 1e-5 * together.abs().max()
+    with torch.autocast("cpu", torch.bfloat16):  # changes nothing
+        alone = extractor.endpoints(videos[1:])
+    for name in ("fc7", "fc8"):
+        assert alone[name].dtype == torch.float32 and not alone[name].requires_grad
+        assert (alone[name] - layers[name][1:]).abs().max() <= 1e-5 * layers[name].abs().max()
+    monkeypatch.setattr(extractor, "endpoints", lambda given: layers)
+    assert extractor(videos) is layers["fc7"] and extractor.logits(videos) is layers["fc8"]
     assert tuple(layers["fc7"].shape) == (2, extractor.num_features) and layers["fc8"].shape == (2, 101)
 
 
@@ -100,22 +105,31 @@ def test_an_unknown_protocol():
     assert str(caught.value) == "unknown C3D protocol 'tgan3' (known: tgan, tgan2, styleganv)"
 
 
+class Tiny(nn.Module):
+    """Two of the network's layers, smaller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1a, self.fc8 = nn.Conv3d(3, 2, 3), nn.Linear(4, 5)
+
+
 def test_files_with_the_names_of_chainer_and_of_pytorch(tmp_path):
-    network = empty()
+    network = Tiny()
     state = random_state(network)
     chainer = {key.replace(".weight", "/W").replace(".bias", "/b"): value.numpy() for key, value in state.items()}
     np.savez(tmp_path / "x.npz", **chainer)
     torch.save(state, tmp_path / "x.pt")
-    for name in ("x.npz", "x.pt"):
-        read = empty()
+    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "parallel.pt")
+    for name in ("x.npz", "x.pt", "parallel.pt"):
+        read = Tiny()
         weights = load(read, str(tmp_path / name))
         assert torch.equal(read.fc8.weight, state["fc8.weight"])
         assert (weights.name, weights.published, weights.file) == ("unknown", False, name)
-    del state["fc7.bias"]
+    del state["fc8.bias"]
     torch.save(state, tmp_path / "x.pt")
     with pytest.raises(UserError) as caught:
-        load(empty(), str(tmp_path / "x.pt"))
-    assert str(caught.value) == f"{tmp_path / 'x.pt'}: does not fit C3DNetwork (lacks 'fc7.bias')"
+        load(Tiny(), str(tmp_path / "x.pt"))
+    assert str(caught.value) == f"{tmp_path / 'x.pt'}: does not fit Tiny (lacks 'fc8.bias')"
 
 
 def test_the_mean_of_a_file(tmp_path):
@@ -124,7 +138,10 @@ def test_the_mean_of_a_file(tmp_path):
     assert torch.equal(read_mean(tmp_path / "mean.npz"), mean)
     np.savez(tmp_path / "other.npz", average=mean.numpy())
     np.savez(tmp_path / "small.npz", mean=np.zeros((3, 2), np.float32))
-    for name, what in (("other", "has no array 'mean'"), ("small", "'mean' is (3, 2)")):
+    mean[0, 0, 0, 0] = torch.nan
+    np.savez(tmp_path / "nan.npz", mean=mean.numpy())
+    whats = {"other": "has no array 'mean'", "small": "'mean' is (3, 2)", "nan": "'mean' holds NaN or infinity"}
+    for name, what in whats.items():
         path = tmp_path / f"{name}.npz"
         with pytest.raises(UserError) as caught:
             read_mean(path)

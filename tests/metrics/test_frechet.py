@@ -145,10 +145,51 @@ def test_features_have_two_axes():
         moments_of(torch.zeros(2, 3, 4))
 
 
-def test_what_is_no_covariance_is_an_error():
-    mean, cov = torch.zeros(2), torch.tensor([[1.0, 0.0], [0.0, -2.0]])
-    with pytest.raises(ValueError, match=r"^frechet_distance: -1 is negative, so a matrix given is no covariance$"):
-        frechet_distance(mean, cov, mean, torch.eye(2))
+@pytest.mark.parametrize(
+    ("cov", "message"),
+    [
+        ([[1.0, 0.0], [0.0, -2.0]], "cov_x has the eigenvalue -2, so it is no covariance"),
+        ([[-1.0, 0.0], [0.0, -2.0]], "cov_x has the eigenvalue -2, so it is no covariance"),
+        ([[1.0, 0.5], [0.0, 1.0]], "cov_x is not symmetric, so it is no covariance"),
+        ([[1.0, 0.0], [0.0, -5e-4]], "-0.001 is negative, so a matrix given is no covariance"),
+    ],
+)
+def test_what_is_no_covariance_is_an_error(cov, message):
+    mean, cov = torch.zeros(2), torch.tensor(cov, dtype=torch.float64)
+    with pytest.raises(ValueError, match=f"^frechet_distance: {message}$"):
+        frechet_distance(mean, cov, mean, cov)
+
+
+def test_covariances_in_single_precision_are_covariances():
+    x = features(30, 40).float()
+    cov = (x - x.mean(0)).T @ (x - x.mean(0)) / 29
+    assert frechet_distance(x.mean(0), cov, x.mean(0), cov) <= 1e-5 * cov.trace()
+
+
+def test_shapes_fit():
+    shapes = r"\(2,\), \(2, 2\), \(3,\), \(3, 3\)"
+    with pytest.raises(ValueError, match=rf"^frechet_distance: takes \(D,\), \(D, D\), \(D,\) and \(D, D\), got {shapes}$"):
+        frechet_distance(torch.zeros(2), torch.eye(2), torch.zeros(3), torch.eye(3))
+    with pytest.raises(ValueError, match=r"^x and y must have features of one length, got 3 and 2$"):
+        frechet_from_features(features(9, 3), features(9, 2))
+    with pytest.raises(ValueError, match=r"^features must be \(N, D\), got \(9, 0\)$"):
+        frechet_from_features(features(9, 3)[:, :0], features(9, 3)[:, :0])
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("number", [4, 30])
+def test_the_unit_of_the_features_makes_no_difference(number, scale):
+    x, y = features(number, 6), features(number, 6, seed=1, offset=0.5)
+    for distance in (frechet_from_features, lambda *sets: frechet_from_moments(*map(moments_of, sets))):
+        assert distance(scale * x, scale * y).item() == pytest.approx(scale**2 * distance(x, y).item(), rel=1e-9)
+
+
+def test_numbers_too_large_to_be_squared_are_an_error():
+    x, y = 1e160 * features(4, 6), features(4, 6, seed=1)
+    with pytest.raises(ValueError, match=r"^x or y hold numbers so large that their squares overflow; the network or"):
+        frechet_from_features(x, y)
+    with pytest.raises(ValueError, match=r"^frechet_distance: numbers so large that their squares overflow$"):
+        frechet_distance(torch.full((2,), 1e160).double(), torch.eye(2), torch.zeros(2), torch.eye(2))
 
 
 def test_features_are_left_as_they_are():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -61,12 +64,39 @@ def test_the_fast_pool_equals_the_padded_one(kernel, length):
     assert torch.equal(max_pool_same(x, kernel, stride), MaxPool(kernel, stride)(x))
 
 
-def test_convolution_by_tiles_equals_the_sum():
-    x, weight, bias = torch.randn(2, 5, 3, 8, 12), torch.randn(6, 5, 3, 3, 3), torch.randn(6)
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize(
+    "size", [(2, 5, 3, 8, 12), (1, 1, 1, 4, 4), (1, 3, 2, 28, 4), (3, 2, 5, 4, 16), (1, 64, 3, 56, 56)]
+)
+def test_convolution_by_tiles_equals_the_sum(size, scale):
+    x, weight, bias = scale * torch.randn(size), torch.randn(6, size[1], 3, 3, 3), scale * torch.randn(6)
     expected = F.conv3d(x.double(), weight.double(), bias.double(), padding=1)
     for layout in (torch.contiguous_format, torch.channels_last_3d):
-        result = conv3d_winograd(x.contiguous(memory_format=layout), transformed_filters(weight), bias)
+        given = x.contiguous(memory_format=layout)
+        result = conv3d_winograd(given, transformed_filters(weight), bias)
         assert (result - expected).norm() / expected.norm() < 3e-6
+        assert (result - expected).abs().max() < 1e-5 * expected.abs().max()
+        assert torch.equal(given, x)
+
+
+def test_convolution_by_tiles_about_a_large_mean():
+    x, weight = 1000 + torch.rand(1, 8, 3, 8, 8), torch.randn(4, 8, 3, 3, 3)
+    expected = F.conv3d(x.double(), weight.double(), padding=1)
+    result = conv3d_winograd(x, transformed_filters(weight), torch.zeros(4))
+    assert (result - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_convolution_by_tiles_is_exact_in_double_precision():
+    x, weight, bias = (torch.randn(size).double() for size in ((1, 3, 2, 8, 4), (2, 3, 3, 3, 3), (2,)))
+    expected = F.conv3d(x, weight, bias, padding=1)
+    assert torch.allclose(conv3d_winograd(x, transformed_filters(weight), bias), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (8, 6)])
+def test_convolution_by_tiles_refuses_other_sides(size):
+    with pytest.raises(ValueError) as caught:
+        conv3d_winograd(torch.zeros(1, 1, 1, *size), transformed_filters(torch.zeros(1, 1, 3, 3, 3)), torch.zeros(1))
+    assert str(caught.value) == f"conv3d_winograd: needs sides that 4 divides, got {size[0]}x{size[1]}"
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -96,6 +126,40 @@ def test_a_video_has_the_same_features_in_any_batch(extractor):
     alone = extractor(videos[1:])
     assert (together[1:] - alone).abs().max() <= 1e-5 * alone.abs().max()
     assert (together[0] - together[1]).abs().max() > 1e-3
+
+
+def test_autocast_around_it_changes_nothing(extractor):
+    videos = some_videos(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        features, scores = extractor(videos), extractor.logits(videos)
+    assert torch.equal(features, extractor(videos)) and torch.equal(scores, features)
+
+
+def test_another_default_precision_changes_nothing(extractor):
+    videos = some_videos(1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = I3D("random")
+        found = extractor(videos), other(videos)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(features, extractor(videos)) for features in found)
+    assert other.describe() == extractor.describe()
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_it_can_be_copied_and_pickled(extractor, compile):
+    videos = some_videos(1)
+    given = I3D("random", compile=True) if compile else extractor
+    for copied in (copy.deepcopy(given), pickle.loads(pickle.dumps(given))):
+        assert copied.describe() == extractor.describe() and not any(module.training for module in copied.modules())
+        if not compile:
+            assert torch.equal(copied(videos), extractor(videos))
+
+
+def test_nothing_in_it_has_a_history_of_gradients(extractor):
+    tensors = [*extractor.buffers(), *extractor.parameters()]
+    assert not any(tensor.requires_grad or tensor.grad_fn for tensor in tensors)
 
 
 def test_grey_videos_have_three_equal_channels(extractor):

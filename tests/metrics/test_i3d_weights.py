@@ -144,7 +144,10 @@ def test_every_style_of_names(state, tmp_path):
         "tf": tensorflow(state),
         "tf_plain": tensorflow(state, prefix=""),
         "h2": hassony(state),
+        "tf_variables": {f"{key}:0": value for key, value in tensorflow(state).items()},
         "no_gamma": without(state, "bn.weight", "num_batches_tracked"),
+        "parallel": {f"module.{key}": value for key, value in state.items()},
+        "within": {f"i3d.net.{key}": value for key, value in hassony(state).items()},
     }
     for name, named in styles.items():
         save_file({key: value.contiguous() for key, value in named.items()}, tmp_path / name)
@@ -196,6 +199,32 @@ class Hostile:
         return os.system, ("touch executed",)
 
 
+def test_the_module_around_the_network_of_an_archive(state, tmp_path):
+    scripted({f"model.{key}": value for key, value in hassony(state).items()}, tmp_path / "i3d.pt")
+    assert_read(tmp_path / "i3d.pt", state)
+
+
+def test_the_code_of_an_archive_does_not_run(state, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scripted(hassony(state), tmp_path / "i3d.pt")
+    with zipfile.ZipFile(tmp_path / "i3d.pt") as whole, zipfile.ZipFile(tmp_path / "hostile.pt", "w") as hostile:
+        for entry in whole.infolist():
+            code = b'import os\nos.system("touch executed")\n' if entry.filename.endswith(".py") else b""
+            hostile.writestr(entry.filename, code + whole.read(entry))
+    assert_read(tmp_path / "hostile.pt", state)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_single(state, tmp_path, dtype):
+    given = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    torch.save(given, tmp_path / "x.pt")
+    network, weights = load(str(tmp_path / "x.pt"))
+    found = network.state_dict()
+    assert all(torch.equal(found[key], value.float()) for key, value in given.items() if value.is_floating_point())
+    assert found["logits.conv3d.weight"].dtype == torch.float32 and weights.name == "unknown"
+
+
 def test_a_hostile_pickle_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Hostile()}, tmp_path / "x.pt")
@@ -214,6 +243,8 @@ def changes(state: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], str]]
     yield without(state, key), f"lacks {key!r}"
     yield {**state, "Mixed_9z.b0.conv3d.weight": torch.ones(1)}, "has an unknown 'Mixed_9z.b0.conv3d.weight'"
     yield {**state, key: state[key][:1]}, f"{key!r} is (1, 96, 3, 3, 3) instead of (208, 96, 3, 3, 3)"
+    yield without(state, "Mixed_4b.b1b.bn.weight"), "lacks 'Mixed_4b.b1b.bn.weight'"  # a gamma, where others are
+    yield {**state, "logits.conv3d.bias": torch.tensor(1.0)}, "'logits.conv3d.bias' is () instead of (400,)"
 
 
 def test_missing_unknown_and_misshapen_weights(state, tmp_path):

@@ -308,15 +308,41 @@ def test_precision_of_the_states_is_kept():
     assert holder[0].curves.dtype == holder.half()[0].curves.dtype == torch.float64
 
 
-def test_equal_frames_have_no_mean_of_decibels():
+COMMON = "protocol common says 100 dB instead, and frames that the model was given should be left out (context_frames)"
+
+
+def test_an_equal_frame_is_left_out_of_the_decibels_and_told_of():
+    fake, target = videos(3, frames=3, seed=1), videos(3, frames=3, seed=2)
+    fake[0, :, 1] = target[0, :, 1]  # in one video
+    fake[:, :, 2] = target[:, :, 2]  # in all
+    fake[1, 2, 0] = target[1, 2, 0]  # in one channel
+    scores = psnr(fake, target)
+    metric = fed(PeakSignalToNoiseRatio(), fake, target, 2)
+    curve = [scores[[0, 2], 0].mean().item(), scores[1:, 1].mean().item()]
+    assert metric.warnings() == []
+    assert metric.compute().item() == pytest.approx(sum(curve) / 2, rel=1e-12)
+    assert metric.details["per_frame"] == [*(pytest.approx(value, rel=1e-12) for value in curve), None]
+    widths = [confidence_interval(rows[:, None]).half_width.item() for rows in (scores[[0, 2], 0], scores[1:, 1])]
+    assert metric.details["ci95_half_width"] == [*(pytest.approx(width, rel=1e-9) for width in widths), None]
+    assert metric.details["infinite_frames"] == 5
+    assert metric.warnings() == [
+        "psnr: 5 of 9 frames equal their targets, if only in one channel, so that their score is infinite; they are"
+        f" left out; {COMMON}"
+    ]
+
+
+def test_equal_videos_have_no_mean_of_decibels():
     video = videos(1)
     with pytest.raises(ValueError) as error:
-        PeakSignalToNoiseRatio().update(video, video)
-    assert str(error.value) == (
-        "psnr: a frame equals its target, so that its value is infinite; protocol common says 100, or leave the frames"
-        " out that the model was given (context_frames)"
-    )
+        fed(PeakSignalToNoiseRatio(), video, video, 1).compute()
+    assert str(error.value) == f"psnr: every frame equals its target, so that its score is infinite; {COMMON}"
     assert fed(PeakSignalToNoiseRatio("common"), video, video, 1).compute() == 100
+
+
+@pytest.mark.parametrize("score", [math.nan, -math.inf])
+def test_a_score_that_is_no_number_is_an_error(score):
+    with pytest.raises(ValueError, match=r"^ssim: a score is no number$"):
+        StructuralSimilarity().add_curves(torch.tensor([[[1.0, score]]]))
 
 
 @pytest.mark.parametrize("make", METRIC_CLASSES)

@@ -83,3 +83,19 @@ def test_probabilities_have_two_axes():
 def test_logits_that_are_no_numbers_are_an_error():
     with pytest.raises(ValueError, match=r"^logits hold NaN or infinity; the network or the videos are at fault$"):
         probabilities_of(torch.tensor([[0.0, float("inf")]]))
+
+
+def test_there_is_a_sample():
+    with pytest.raises(ValueError, match=r"^an inception score needs at least 1 sample, got 0$"):
+        inception_score(torch.zeros(0, 3), 1)
+
+
+@pytest.mark.parametrize("epsilon", [-1e-7, float("nan")])
+def test_epsilon_is_not_negative(epsilon):
+    with pytest.raises(ValueError, match=rf"^epsilon: is {epsilon}; it must be at least 0$"):
+        inception_score(rows(4, 3), 1, epsilon=epsilon)
+
+
+def test_logits_have_two_axes():
+    with pytest.raises(ValueError, match=r"^logits must be \(N, K\), got \(2,\)$"):
+        probabilities_of(torch.zeros(2))

@@ -96,3 +96,15 @@ def test_a_subset_is_no_larger_than_its_set():
         ValueError, match=r"^subset_size: is 1000, but the smaller set has 9 samples; choose at most that$"
     ):
         kernel_inception_distance(torch.ones(2000, 2), torch.ones(9, 2))
+
+
+@pytest.mark.parametrize(("subsets", "size"), [(0, 3), (3, 1), (3, -2)])
+def test_there_are_subsets_of_two_samples_at_least(subsets, size):
+    message = rf"^subsets must be at least 1 and subset_size at least 2, got {subsets} and {size}$"
+    with pytest.raises(ValueError, match=message):
+        kernel_inception_distance(normal(9, 3, 0), normal(9, 3, 1), subsets, size)
+
+
+def test_copies_of_one_sample_have_no_distance():
+    x = normal(1, 5, 0)
+    assert polynomial_mmd(x.expand(4, -1), x.expand(6, -1)).item() == pytest.approx(0, abs=1e-12)

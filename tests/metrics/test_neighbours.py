@@ -83,3 +83,14 @@ def test_what_is_no_number_is_an_error():
 def test_features_have_one_length():
     with pytest.raises(ValueError, match=r"^features must be \(N, D\) and \(M, D\), got \(9, 2\) and \(9, 3\)$"):
         precision_recall(normal(9, 2, 1), normal(9, 3, 1))
+
+
+@pytest.mark.parametrize(("number", "fakes", "side"), [(1, 9, "real"), (9, 1, "fake")])
+def test_a_sample_has_neighbours(number, fakes, side):
+    with pytest.raises(ValueError, match=rf"^neighbours need at least 2 {side} samples, got 1$"):
+        precision_recall(normal(number, 2, 0), normal(fakes, 2, 1))
+
+
+def test_there_are_fakes():
+    with pytest.raises(ValueError, match=r"^there are no fake samples$"):
+        precision_recall(normal(9, 2, 0), normal(0, 2, 1))

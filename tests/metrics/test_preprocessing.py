@@ -82,3 +82,36 @@ def test_it_is_described_by_plain_values():
         "height": 224,
         "width": 224,
     }
+
+
+def test_only_bytes_are_taken():
+    with pytest.raises(TypeError) as caught:
+        Preprocessing()(torch.zeros(1, 3, 2, 8, 8))
+    assert str(caught.value) == "preprocessing: takes uint8 videos in 0 .. 255, not torch.float32"
+    with pytest.raises(ValueError) as wrong:
+        Preprocessing()(torch.zeros(3, 2, 8, 8, dtype=torch.uint8))
+    assert str(wrong.value) == "preprocessing: takes videos (B, C, T, H, W), not (3, 2, 8, 8)"
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (30, 3), (3, 30), (225, 223)])
+def test_frames_of_any_size(name, size):
+    rule = PROTOCOLS[name]
+    videos = torch.full((1, 3, 1, *size), 255, dtype=torch.uint8)
+    result = rule(videos)
+    assert result.shape == (1, 3, 1, 224, 224)
+    assert torch.allclose(result, torch.tensor(rule.high), atol=1e-6) and (videos == 255).all()
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_frames_of_the_very_size_are_only_scaled(name):
+    rule = PROTOCOLS[name]
+    videos = torch.arange(224 * 224).remainder(256).to(torch.uint8).view(1, 1, 1, 224, 224)
+    expected = rule.low + videos.double() / 255 * (rule.high - rule.low)
+    assert torch.allclose(rule(videos).double(), expected, atol=1e-6)
+
+
+def test_frames_may_lie_in_memory_in_any_order():
+    videos = torch.randint(0, 256, (2, 6, 5, 3, 4), dtype=torch.uint8)
+    turned = videos.permute(0, 3, 4, 1, 2)
+    assert torch.equal(PROTOCOLS["original"](turned), PROTOCOLS["original"](turned.contiguous()))

@@ -47,6 +47,7 @@ class Server(ThreadingHTTPServer):
         self.go_on = threading.Event()
         self.go_on.set()
         self.shift = 0
+        self.page: bytes | None = None  # what comes in place of CONTENT
 
     @property
     def url(self) -> str:
@@ -65,6 +66,11 @@ class Handler(BaseHTTPRequestHandler):
             return
         if self.server.status != 200:
             self.send_error(self.server.status)
+            return
+        if self.server.page is not None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(self.server.page)
             return
         start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and self.server.ranges else 0
         if start >= len(CONTENT):
@@ -139,9 +145,12 @@ def test_a_users_home_is_found(tmp_path, server, monkeypatch):
     assert locate(published(server), "~/mine.pth") == tmp_path / "mine.pth"
 
 
-@pytest.mark.parametrize("name", ["absent.pth", "."])
-def test_a_file_that_is_not_there_is_named(tmp_path, server, name):
-    assert message(published(server), tmp_path / name) == f"{tmp_path / name}: no such weight file"
+def test_a_file_that_is_not_there_is_named(tmp_path, server):
+    assert message(published(server), tmp_path / "absent.pth") == f"{tmp_path / 'absent.pth'}: no such weight file"
+
+
+def test_a_folder_is_named(tmp_path, server):
+    assert message(published(server), tmp_path) == f"{tmp_path}: is a folder, not a weight file"
 
 
 def test_a_file_that_must_not_be_read_is_named(tmp_path, server, monkeypatch):
@@ -300,9 +309,36 @@ def test_offline_nothing_is_asked_for(cache, server, monkeypatch):
     assert server.requests == [] and not cache.exists()
 
 
-def test_offline_is_set_by_anything_but_zero(server, monkeypatch):
-    monkeypatch.setenv("VIDGEN_OFFLINE", "0")
+@pytest.mark.parametrize("value", ["0", "", "false", "No", "OFF"])
+def test_offline_can_be_taken_back(server, monkeypatch, value):
+    monkeypatch.setenv("VIDGEN_OFFLINE", value)
     assert locate(published(server)).is_file()
+
+
+@pytest.mark.parametrize("value", ["true", "yes", "2"])
+def test_offline_is_set_by_anything_else(server, monkeypatch, value):
+    monkeypatch.setenv("VIDGEN_OFFLINE", value)
+    assert "VIDGEN_OFFLINE is set" in message(published(server))
+
+
+@pytest.mark.parametrize("size", [None, len(CONTENT)])
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html><html>sign in</html>", b"\n <HTML>proxy</HTML>", b"<?xml version='1.0'?>"])
+def test_a_page_in_place_of_the_file_is_not_kept(cache, server, size, page):
+    server.page = page
+    file = published(server, "", size)
+    reason = "the address gives a web page, not the file"
+    assert message(file) == f"net.pth: cannot be downloaded ({reason}); {remedy(file, cache)}"
+    server.page = None
+    assert locate(file).read_bytes() == CONTENT
+    assert server.requests == [None, None]
+
+
+def test_an_empty_answer_is_not_kept(cache, server):
+    server.page = b""
+    file = published(server, "", None)
+    reason = "the connection ended after 0 bytes"
+    assert message(file) == f"net.pth: cannot be downloaded ({reason}); {remedy(file, cache)}"
+    assert left(cache) == [".net.pth.partial"]
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, server, monkeypatch):
@@ -431,6 +467,33 @@ def test_torch_files_are_read_and_unwrapped(tmp_path, zipped, wrappers):
     assert same(load_state(tmp_path / "f"))
 
 
+def test_the_module_of_a_parallel_run_is_left_out(tmp_path):
+    torch.save({f"module.module.{key}": value for key, value in STATE.items()}, tmp_path / "f")
+    assert same(load_state(tmp_path / "f"))
+
+
+def test_a_network_with_a_part_called_module_keeps_its_names(tmp_path):
+    torch.save({"module.w": torch.ones(1), "other.w": torch.ones(1)}, tmp_path / "f")
+    assert load_state(tmp_path / "f").keys() == {"module.w", "other.w"}
+
+
+def test_a_file_is_told_by_its_content_not_by_its_name(tmp_path):
+    torch.save(STATE, tmp_path / "f.safetensors")
+    save_file(STATE, tmp_path / "f.npz")
+    assert same(load_state(tmp_path / "f.safetensors")) and same(load_state(tmp_path / "f.npz"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("object", "it asks for getattr"), ("page", "it is nothing that torch.save writes of tensors")],
+)
+def test_nobody_is_told_to_read_a_refused_file_all_the_same(tmp_path, kind, reason):
+    damaged(kind, tmp_path / "f")
+    with pytest.raises(UserError) as caught:
+        load_state(tmp_path / "f")
+    assert str(caught.value).endswith(f"({reason})")
+
+
 def test_parameters_are_read_as_plain_tensors(tmp_path):
     torch.save({"w": nn.Parameter(torch.ones(2))}, tmp_path / "f")
     read = load_state(tmp_path / "f")["w"]
@@ -543,6 +606,16 @@ def test_a_network_on_the_meta_device_gets_its_weights():
     assert network[0].weight.dtype == torch.float32
 
 
+def test_weights_are_single_whatever_the_default_precision():
+    torch.set_default_dtype(torch.float64)
+    try:
+        network = small()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    load_into(network, small_state(), "f")
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32, torch.int64}
+
+
 def test_the_counter_of_batches_may_be_absent():
     state = small_state()
     del state["1.num_batches_tracked"]
@@ -565,6 +638,12 @@ def test_the_counter_of_batches_may_be_there_for_nothing():
         ({"new": torch.ones(1)}, "f.pth: does not fit Sequential (has an unknown 'new')"),
         ({"0.bias": torch.ones(4)}, "f.pth: does not fit Sequential ('0.bias' is (4,) instead of (3,))"),
         ({"0.bias": torch.tensor([1, torch.nan, 1])}, "f.pth: '0.bias' holds NaN or infinity; is the file damaged?"),
+        ({"0.bias": torch.ones(3, dtype=torch.int32)}, "f.pth: '0.bias' is torch.int32, not of floating numbers"),
+        ({"0.bias": torch.ones(3) + 0j}, "f.pth: '0.bias' is torch.complex64, not of floating numbers"),
+        (
+            {"1.running_var": torch.tensor([1.0, -0.1, 1.0])},
+            "f.pth: '1.running_var' holds negative variances; is the file damaged?",
+        ),
     ],
 )
 def test_weights_of_another_network_are_refused(change, expected):

@@ -62,7 +62,8 @@ def _too_few(sides: Mapping[str, Side], metrics: Sequence[FeatureMetric]) -> lis
 def _left_out(name: str, source: ClipSource, facts: Facts) -> list[str]:
     lost = {entry.path: entry.reason for entry in facts.unusable.values()}
     if isinstance(source, GeneratedClips):
-        what = f"{counted(len(facts.unusable), f'{name} video')} not made, as what they are made for is unreadable"
+        whose = "its real clip is" if len(facts.unusable) == 1 else "their real clips are"
+        what = f"{counted(len(facts.unusable), f'{name} video')} not made, since {whose} unreadable"
         return [f"{what} (the first, {': '.join(min(lost.items()))})"] if lost else []
     skipped = {**source.dataset.skipped, **lost} if isinstance(source, StoredClips) else lost
     lines = []

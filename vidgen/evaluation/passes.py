@@ -260,7 +260,7 @@ class Pass:
             return self.source.read(batch)
 
     def _read_in_thread(self, batches: Sequence[Sequence[int]]) -> Iterator[Read]:
-        pool = ThreadPoolExecutor(1)
+        pool = ThreadPoolExecutor(1, "vidgen-reading")
         waiting: deque[Future[Read]] = deque()
         try:
             for batch in batches:

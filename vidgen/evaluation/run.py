@@ -283,14 +283,18 @@ def _warnings(metrics: Sequence[VideoMetric], parts: Sequence[_Part], pairs: Pai
     """Warnings about all videos, for each set of them that metrics were computed from; found by one process."""
     lines: list[str] = []
     if world()[0] == 0:
-        together: dict[tuple[int, ...], list[FeatureMetric]] = {}
+        together: dict[frozenset[int], list[FeatureMetric]] = {}
         for metric in metrics:
             if isinstance(metric, FeatureMetric):
                 seen = (number for number, part in enumerate(parts) if any(metric is one for one in part.metrics))
-                together.setdefault(tuple(seen), []).append(metric)
+                together.setdefault(frozenset(seen), []).append(metric)
+        for numbers in list(together):
+            wider = next((others for others in together if numbers < others), None)
+            if wider is not None:  # one side alone, beside metrics that see both
+                together[wider] += together.pop(numbers)
         for numbers, group in together.items():
             sides: dict[str, tuple[ClipSource, Facts]] = {}
-            sides |= {parts[number].side: (parts[number].source, parts[number].facts) for number in numbers}
+            sides |= {parts[number].side: (parts[number].source, parts[number].facts) for number in sorted(numbers)}
             lines += find_warnings(sides, group)
         lines += pairs.warnings() if pairs is not None else []
     return gather_objects(list(dict.fromkeys(lines)))[0]

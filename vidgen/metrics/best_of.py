@@ -34,7 +34,7 @@ def best_sample(scores: Tensor, higher_is_better: bool = True) -> Tensor:
 
     Args:
         scores: ``(B, N, T)``, of N samples of each sequence; frames that were given to the model left out.
-        higher_is_better: False for distances such as LPIPS.
+        higher_is_better: False for distances such as LPIPS. An infinite score makes its sample the best (or worst).
 
     Returns:
         int64 ``(B,)``.
@@ -142,7 +142,6 @@ class BestOfN(FrameScores):
         self.scorer = _scorer(metric, protocol, net, weights, context_frames)
         same = chosen_by == metric
         self.judge = self.scorer if same else _scorer(chosen_by, protocol, net, weights, context_frames)
-        self.not_finite = self.scorer.not_finite
         self.curve_names = ("own_choice", f"chosen_by_{chosen_by}", "mean_of_samples")
 
     @property
@@ -192,8 +191,8 @@ class BestOfN(FrameScores):
         return {**super().protocol(), **own, **scores}
 
     def warnings(self) -> list[str]:
-        """Those of the scores."""
-        return list(dict.fromkeys(self.scorer.warnings() + self.judge.warnings()))
+        """Those of all scores, and of the two."""
+        return list(dict.fromkeys(super().warnings() + self.scorer.warnings() + self.judge.warnings()))
 
     def _of_samples(self, scorer: FrameScores, fake: Tensor, target: Tensor) -> Tensor:
         """Scores ``(B, N, T)``."""

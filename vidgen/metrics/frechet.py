@@ -10,6 +10,8 @@ from torch import Tensor
 _EPSILON = torch.finfo(torch.float64).eps
 _NEGATIVE = 1e-6
 """Share of the distance's scale by which rounding may take it below 0."""
+_ROUGH = 1e-3
+"""Share of a matrix's largest eigenvalue or entry by which rounding in single precision may spoil a covariance."""
 
 
 class Moments(NamedTuple):
@@ -109,14 +111,18 @@ def frechet_distance(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Tenso
         float64 scalar, at least 0, in squared units of the features.
 
     Raises:
-        ValueError: NaN or infinite numbers, or matrices that are no covariances.
+        ValueError: NaN or infinite numbers, shapes that do not fit, or matrices that are no covariances.
     """
+    dim = len(mean_x)
+    shapes = [tuple(value.shape) for value in (mean_x, cov_x, mean_y, cov_y)]
+    if shapes != [(dim,), (dim, dim)] * 2 or dim == 0:
+        raise ValueError(f"frechet_distance: takes (D,), (D, D), (D,) and (D, D), got {', '.join(map(str, shapes))}")
     named = {"mean_x": mean_x, "cov_x": cov_x, "mean_y": mean_y, "cov_y": cov_y}
     for name, value in named.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"frechet_distance: {name} holds NaN or infinity")
     mean_x, cov_x, mean_y, cov_y = (value.double() for value in named.values())
-    overlap = torch.linalg.svdvals(_factor(cov_x).T @ _factor(cov_y)).sum()
+    overlap = torch.linalg.svdvals(_factor(cov_x, "cov_x").T @ _factor(cov_y, "cov_y")).sum()
     return _distance(mean_x - mean_y, cov_x.trace() + cov_y.trace(), overlap)
 
 
@@ -152,19 +158,24 @@ def frechet_from_features(x: Tensor, y: Tensor, ddof: int = 1) -> Tensor:
         float64 scalar, at least 0.
 
     Raises:
-        ValueError: too few samples for the denominator, NaN or infinite features, or not two axes.
+        ValueError: too few samples for the denominator, NaN or infinite features, ones so large that their squares
+            overflow, not two axes, or features of different lengths.
     """
+    if x.ndim == y.ndim == 2 and x.shape[1] != y.shape[1]:
+        raise ValueError(f"x and y must have features of one length, got {x.shape[1]} and {y.shape[1]}")
     if min(len(x), len(y)) > x.shape[-1]:
         return frechet_from_moments(moments_of(x), moments_of(y), ddof)
     mean_x, root_x = _scaled_deviations(_checked(x, "x"), ddof)
     mean_y, root_y = _scaled_deviations(_checked(y, "y"), ddof)
     traces = root_x.square().sum() + root_y.square().sum()
+    if not torch.isfinite(traces):
+        raise ValueError("x or y hold numbers so large that their squares overflow; the network or the videos are at fault")
     return _distance(mean_x - mean_y, traces, torch.linalg.svdvals(root_x @ root_y.T).sum())
 
 
 def _checked(features: Tensor, name: str) -> Tensor:
     """The features in float64."""
-    if features.ndim != 2:
+    if features.ndim != 2 or features.shape[1] == 0:
         raise ValueError(f"{name} must be (N, D), got {tuple(features.shape)}")
     if not torch.isfinite(features).all():
         raise ValueError(f"{name} hold NaN or infinity; the network or the videos are at fault")
@@ -175,9 +186,13 @@ def _denominator(ddof: int) -> str:
     return f"N - {ddof}" if ddof else "N"
 
 
-def _factor(cov: Tensor) -> Tensor:
+def _factor(cov: Tensor, name: str) -> Tensor:
     """F ``(D, rank)`` with ``F F^T = cov``."""
+    if (cov - cov.T).abs().max() > _ROUGH * cov.abs().max():
+        raise ValueError(f"frechet_distance: {name} is not symmetric, so it is no covariance")
     values, vectors = torch.linalg.eigh((cov + cov.T) / 2)  # ascending
+    if values[0] < -_ROUGH * values.abs().max():
+        raise ValueError(f"frechet_distance: {name} has the eigenvalue {float(values[0]):.6g}, so it is no covariance")
     # Rounding makes the eigenvalues of the null space tiny, not zero, and their roots are not tiny.
     kept = values > values[-1].clamp(min=0) * len(values) * _EPSILON
     return vectors[:, kept] * values[kept].sqrt()
@@ -197,4 +212,6 @@ def _distance(mean_difference: Tensor, traces: Tensor, overlap: Tensor) -> Tenso
     distance = scale - 2 * overlap
     if distance < -_NEGATIVE * scale:
         raise ValueError(f"frechet_distance: {float(distance):.6g} is negative, so a matrix given is no covariance")
+    if not torch.isfinite(distance):
+        raise ValueError("frechet_distance: numbers so large that their squares overflow")
     return distance.clamp(min=0)

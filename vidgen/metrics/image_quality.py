@@ -35,6 +35,9 @@ _SIGMA = 1.5
 _UNIFORM_WINDOW = 7
 _FRAMES_PER_PASS = 32
 """Of the LPIPS network, whose maps of a long video would not fit into memory."""
+_COMMON = (
+    "protocol common says 100 dB instead, and frames that the model was given should be left out (context_frames)"
+)
 _SVG_DATA_RANGE = 2.0
 """Of floats in skimage before 0.16, which took them to span -1 .. 1."""
 
@@ -172,12 +175,14 @@ class FrameScores(SummedStates, PairedMetric):
 
     The value is the mean over sequences and frames of the first curve. ``details`` hold every curve's value, its mean
     over sequences frame by frame, and the half width of the 95% confidence interval of that (two sequences or more).
+    Infinite scores, such as the PSNR of a frame that equals its target, are left out of all of these, counted in the
+    details (``infinite_frames``) and told of by a warning; a frame with no other score has None.
 
     Args:
         context_frames: first frames of a video, which the model was given; they are left out.
     """
 
-    sums = ("curves", "squared_curves")
+    sums = ("curves", "squared_curves", "infinite")
     curve_names: tuple[str, ...] = ()
     """Names of the curves in the details; empty where there is one."""
 
@@ -221,29 +226,37 @@ class FrameScores(SummedStates, PairedMetric):
         """Add ``(B, K, T)`` of B sequences.
 
         Raises:
-            ValueError: another number of frames than before, or a score that is no finite number.
+            ValueError: another number of frames than before, or a score that is no number.
         """
         before = self.curves.shape[-1]
         if before and before != curves.shape[-1]:
             raise ValueError(f"{self.name}: videos with {before} and with {curves.shape[-1]} frames to compare")
-        if not torch.isfinite(curves).all():
-            raise ValueError(f"{self.name}: {self.not_finite}")
-        self.add_to_sum("curves", curves.double().sum(0))
-        self.add_to_sum("squared_curves", curves.double().square().sum(0))
+        infinite = curves == torch.inf
+        if not torch.isfinite(curves[~infinite]).all():
+            raise ValueError(f"{self.name}: a score is no number")
+        finite = curves.double().masked_fill(infinite, 0)
+        self.add_to_sum("curves", finite.sum(0))
+        self.add_to_sum("squared_curves", finite.square().sum(0))
+        self.add_to_sum("infinite", infinite.double().sum(0))
         self.num_videos = self.num_videos + len(curves)
 
-    not_finite: str = "a score is no finite number"
-    """What a user is told of such a score."""
     curves: Tensor
     squared_curves: Tensor
+    infinite: Tensor
     num_videos: Tensor
+    left_out: int = 0
+    """Infinite scores of the first curve, once there is a value."""
 
     def result(self) -> tuple[float, Details]:
         """See :meth:`VideoMetric.result`; needs one pair."""
         count = int(self.num_videos)
         check_enough(self, "paired", count, 1)
         self.counts = {"num_videos": count, "num_frames": self.curves.shape[-1]}
-        found = [_summary(count, *sums) for sums in zip(self.curves, self.squared_curves, strict=True)]
+        self.left_out = int(self.infinite[0].sum())
+        if (self.infinite == count).all(1).any():
+            raise ValueError(f"{self.name}: every frame equals its target, so that its score is infinite; {_COMMON}")
+        counts = count - self.infinite
+        found = [_summary(count, *sums) for sums in zip(counts, self.curves, self.squared_curves, strict=True)]
         details: Details = dict(zip(self.curve_names, found, strict=True)) if self.curve_names else found[0]
         return found[0]["value"], details
 
@@ -251,12 +264,29 @@ class FrameScores(SummedStates, PairedMetric):
         """Context and, once there is a value, counts; frames are those compared."""
         return {**super().protocol(), "context_frames": self.context_frames, **self.counts}
 
+    def warnings(self) -> list[str]:
+        """Says, once there is a value, how many infinite scores it leaves out."""
+        if not self.left_out:
+            return []
+        of = self.counts["num_videos"] * self.counts["num_frames"]
+        return [
+            f"{self.label}: {self.left_out} of {of} frames equal their targets, if only in one channel, so that their"
+            f" score is infinite; they are left out; {_COMMON}"
+        ]
 
-def _summary(count: int, total: Tensor, squares: Tensor) -> dict[str, Any]:
-    curve = total / count
-    summary = {"value": float(curve.mean()), "per_frame": curve.tolist()}
+
+def _summary(count: int, counts: Tensor, total: Tensor, squares: Tensor) -> dict[str, Any]:
+    """Of ``count`` sequences, whose finite scores are counted and summed by frame."""
+    known = counts > 0
+    curve = [float(sum_ / number) if number else None for sum_, number in zip(total, counts, strict=True)]
+    summary: dict[str, Any] = {"value": float((total[known] / counts[known]).mean()), "per_frame": curve}
     if count > 1:
-        summary["ci95_half_width"] = interval_from_sums(count, total, squares).half_width.tolist()
+        summary["ci95_half_width"] = [
+            float(interval_from_sums(int(sums[0]), *sums[1:]).half_width) if sums[0] > 1 else None
+            for sums in zip(counts, total, squares, strict=True)
+        ]
+    if (counts < count).any():
+        summary["infinite_frames"] = int((count - counts).sum())
     return summary
 
 
@@ -271,10 +301,6 @@ class PeakSignalToNoiseRatio(FrameScores):
 
     name = "psnr"
     higher_is_better = True
-    not_finite = (
-        "a frame equals its target, so that its value is infinite; protocol common says 100, or leave the frames out "
-        "that the model was given (context_frames)"
-    )
 
     def __init__(self, protocol: Protocol = "standard", context_frames: int = 0) -> None:
         super().__init__(context_frames)
@@ -353,7 +379,7 @@ class LearnedPerceptualSimilarity(FrameScores):
 
     def warnings(self) -> list[str]:
         """Says when the trunk's weights are not the published ones."""
-        return weights_warnings(self.label, self.network)
+        return super().warnings() + weights_warnings(self.label, self.network)
 
     def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> Module:
         super()._apply(fn, exclude_state)

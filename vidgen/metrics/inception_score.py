@@ -29,9 +29,13 @@ def inception_score(
         Mean and population standard deviation over the parts, float64 scalars.
 
     Raises:
-        ValueError: no probabilities, or fewer samples than parts.
+        ValueError: no probabilities, no samples, fewer samples than parts, or a negative epsilon.
     """
     rows = check_probabilities(probabilities)
+    if len(rows) == 0:
+        raise ValueError("an inception score needs at least 1 sample, got 0")
+    if not epsilon >= 0:
+        raise ValueError(f"epsilon: is {epsilon}; it must be at least 0")
     if not 1 <= splits <= len(rows):
         raise ValueError(f"splits: is {splits}, but there are {len(rows)} samples; choose 1 to {len(rows)}")
     if shuffle_seed is not None:
@@ -49,8 +53,10 @@ def probabilities_of(logits: Tensor) -> Tensor:
         logits: ``(N, K)``, floating.
 
     Raises:
-        ValueError: NaN or infinite logits.
+        ValueError: not two axes, or NaN or infinite logits.
     """
+    if logits.ndim != 2:
+        raise ValueError(f"logits must be (N, K), got {tuple(logits.shape)}")
     if not torch.isfinite(logits).all():
         raise ValueError("logits hold NaN or infinity; the network or the videos are at fault")
     return logits.double().softmax(1)

@@ -65,8 +65,10 @@ def kernel_inception_distance(
         Mean and population standard deviation over the subsets, float64 scalars.
 
     Raises:
-        ValueError: a set is smaller than a subset, or as :func:`polynomial_mmd`.
+        ValueError: no subsets, subsets of one sample, a set smaller than a subset, or as :func:`polynomial_mmd`.
     """
+    if subsets < 1 or subset_size < 2:
+        raise ValueError(f"subsets must be at least 1 and subset_size at least 2, got {subsets} and {subset_size}")
     smaller = min(len(x), len(y))
     if subset_size > smaller:
         raise ValueError(
@@ -83,7 +85,7 @@ def kernel_inception_distance(
 
 def _checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float64."""
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or x.shape[1] == 0:
         raise ValueError(f"features must be (N, D) and (M, D), got {tuple(x.shape)} and {tuple(y.shape)}")
     if min(len(x), len(y)) < 2:
         raise ValueError(f"an unbiased kernel distance needs at least 2 samples of each set, got {len(x)} and {len(y)}")

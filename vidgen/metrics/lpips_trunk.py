@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.image.lpips import _NoTrainLpips
 
 from vidgen.errors import UserError, did_you_mean
-from vidgen.metrics.extractors.base import Weights
+from vidgen.metrics.extractors.base import Weights, frozen
 from vidgen.metrics.weights import WeightFile, give_weights
 
 Net = Literal["alex", "vgg", "squeeze"]
@@ -69,7 +69,7 @@ class LpipsNetwork(nn.Module):
         self.weights = weights
         self.train(False)
 
-    @torch.no_grad()
+    @frozen
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Distances of pairs of images; 0 for equal ones, and the same for a pair turned round.
 

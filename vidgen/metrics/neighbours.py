@@ -86,13 +86,15 @@ def _checked(real: Tensor, fake: Tensor, k: int, sides: int = 2) -> tuple[Tensor
     """Both in float64, about the mean of the real ones: rounding is a share of the vectors' lengths."""
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
         raise ValueError(f"features must be (N, D) and (M, D), got {tuple(real.shape)} and {tuple(fake.shape)}")
+    if len(fake) == 0:
+        raise ValueError("there are no fake samples")
     for name, features in (("real", real), ("fake", fake))[:sides]:
+        if len(features) < 2:
+            raise ValueError(f"neighbours need at least 2 {name} samples, got {len(features)}")
         if not 1 <= k < len(features):
             raise ValueError(
                 f"k: is {k}, but there are {len(features)} {name} samples; choose 1 to {len(features) - 1}"
             )
-    if len(fake) == 0:
-        raise ValueError("there are no fake samples")
     if not (torch.isfinite(real).all() and torch.isfinite(fake).all()):
         raise ValueError("features hold NaN or infinity; the network or the videos are at fault")
     centre = real.double().mean(0)

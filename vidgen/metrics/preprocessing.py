@@ -11,6 +11,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -86,7 +87,15 @@ class Preprocessing:
 
         Returns:
             float32 ``(B, C, T, height, width)``, from ``low`` to ``high``.
+
+        Raises:
+            TypeError: the videos are not uint8; what 255 is would have to be guessed.
+            ValueError: not five axes.
         """
+        if videos.dtype != torch.uint8:
+            raise TypeError(f"preprocessing: takes uint8 videos in 0 .. 255, not {videos.dtype}")
+        if videos.ndim != 5:
+            raise ValueError(f"preprocessing: takes videos (B, C, T, H, W), not {tuple(videos.shape)}")
         batch, _, length, height, width = videos.shape
         frames = videos.transpose(1, 2).flatten(0, 1).float()  # (B * T, C, H, W)
         resized = self._resized(frames, *self._scaled_size(height, width))

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import http.client
 import os
+import pickle
 import re
 import sys
 import urllib.error
@@ -41,6 +42,9 @@ _PIECE = 1 << 20  # bytes
 _MEGABYTE = 10**6
 _WORTH_A_BAR = 10 * _MEGABYTE
 _WRAPPERS = ("state_dict", "model", "module")
+_NO = ("", "0", "false", "no", "off")
+_PAGES = (b"<!doctype", b"<html", b"<?xml")
+"""How the page of a login or of a proxy begins, which comes where the file should, as if all were well."""
 _UNKNOWN = "no checksum is published"
 
 
@@ -81,14 +85,15 @@ def locate(file: WeightFile, weights: str | Path = "auto") -> Path:
 
     Raises:
         UserError: the user's file cannot be read; the one in the cache or at the address is another file; or it is
-            not there and cannot be downloaded, or must not be because ``VIDGEN_OFFLINE`` is set. The message says
-            which file is needed, from where, its checksum, and where to put it.
+            not there and cannot be downloaded, or must not be because ``VIDGEN_OFFLINE`` is set (to anything but ``0``,
+            ``false``, ``no``, ``off`` or nothing). The message says which file is needed, from where, its checksum,
+            and where to put it.
     """
     if str(weights) != "auto":
         return _readable(Path(weights).expanduser())
     target = cache_dir() / "weights" / file.name
     if not target.is_file():
-        if os.environ.get("VIDGEN_OFFLINE", "0") not in ("", "0"):
+        if os.environ.get("VIDGEN_OFFLINE", "").strip().lower() not in _NO:
             raise UserError(f"{file.name}: not in the cache, and VIDGEN_OFFLINE is set; {_remedy(file, target)}")
         _download_once(file, target)
         return target
@@ -118,7 +123,8 @@ def load_state(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: a safetensors file, an npz archive of plain arrays, or what ``torch.save`` wrote of tensors and plain
-            values. A state dict inside ``state_dict``, ``model`` or ``module`` entries is taken out of them.
+            values. A state dict inside ``state_dict``, ``model`` or ``module`` entries is taken out of them, and
+            ``module.`` before all names, which is from a parallel run, is left out.
 
     Returns:
         Name to dense tensor, on the CPU.
@@ -132,11 +138,11 @@ def load_state(path: Path) -> dict[str, Tensor]:
     except MemoryError:
         raise UserError(f"{path}: claims tensors that do not fit into memory; is it damaged?") from None
     except Exception as error:  # a hostile file may make a reader fail in any way
-        reason = re.sub(r"\s+", " ", str(error)).strip()[:160] or type(error).__name__
+        reason = _reason(error)
         raise UserError(
             f"{path}: unreadable weights, a safetensors, npz or torch file of tensors alone is needed ({reason})"
         ) from None
-    state = _unwrapped(found)
+    state = _without_module(_unwrapped(found))
     if not state or not all(isinstance(key, str) and _is_dense(value) for key, value in state.items()):
         raise UserError(f"{path}: holds no state dict, names with a dense tensor each")
     return {key: value.detach() for key, value in state.items()}
@@ -153,7 +159,7 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], path: str | Path)
         path: of the file, for messages.
 
     Raises:
-        UserError: a weight is missing, unknown, of another shape, or not finite.
+        UserError: a weight is missing, unknown, of another shape, not floating, not finite, or a negative variance.
     """
     wanted = network.state_dict()
     given = {key: value for key, value in state.items() if key in wanted or not _is_counter(key)}
@@ -165,12 +171,19 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], path: str | Path)
         elif given[key].shape != value.shape:
             shapes = f"{tuple(given[key].shape)} instead of {tuple(value.shape)}"
             raise UserError(f"{path}: does not fit {type(network).__name__} ({key!r} is {shapes})")
+        elif value.is_floating_point() and not given[key].is_floating_point():
+            raise UserError(f"{path}: {key!r} is {given[key].dtype}, not of floating numbers")
         elif not given[key].isfinite().all():
             raise UserError(f"{path}: {key!r} holds NaN or infinity; is the file damaged?")
     extra = next((key for key in given if key not in wanted), None)
     if extra is not None:
         raise UserError(f"{path}: does not fit {type(network).__name__} (has an unknown {extra!r})")
-    single = {key: given[key].to(value.dtype).contiguous() for key, value in wanted.items()}
+    negative = next((key for key in wanted if key.endswith("running_var") and bool((given[key] < 0).any())), None)
+    if negative is not None:
+        raise UserError(f"{path}: {negative!r} holds negative variances; is the file damaged?")
+    # Not the network's own precision, which is that of torch.set_default_dtype.
+    precision = {key: torch.float32 if value.is_floating_point() else value.dtype for key, value in wanted.items()}
+    single = {key: given[key].to(dtype).contiguous() for key, dtype in precision.items()}
     network.load_state_dict(single, assign=True)
 
 
@@ -211,6 +224,8 @@ def _is_counter(key: str) -> bool:
 
 
 def _readable(path: Path) -> Path:
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, not a weight file")
     if not path.is_file():
         raise UserError(f"{path}: no such weight file")
     if not os.access(path, os.R_OK):
@@ -371,8 +386,12 @@ class _Download:
             raise _Refused(f"the address gives {total} bytes, the file has {self.file.size}")
         expected = self.file.size if total is None else total
         while piece := _read_piece(answer):
+            if not self.sink.tell() and piece.lstrip()[:9].lower().startswith(_PAGES):
+                raise _Refused("the address gives a web page, not the file")
             self.sink.write(piece)
             self._show(expected)
+        if not self.sink.tell():
+            return "the connection ended after 0 bytes"
         if expected in (None, self.sink.tell()):
             return None
         return f"the connection ended after {self.sink.tell()} of {expected} bytes"
@@ -430,9 +449,16 @@ def _read(path: Path) -> Any:
     if start[:2] == b"PK" and _is_npz(path):
         with np.load(path, allow_pickle=False) as arrays:
             return {key: torch.from_numpy(_native(arrays[key])) for key in arrays.files}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), open(path, "rb") as file:  # opened, for torch would go by the name's ending
         warnings.simplefilter("ignore")  # about the age of a file's format
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's text says how to execute the file
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        return f"it asks for {named[1]}" if named else "it is nothing that torch.save writes of tensors"
+    return re.sub(r"\s+", " ", str(error)).strip()[:160] or type(error).__name__
 
 
 def _is_npz(path: Path) -> bool:
@@ -452,6 +478,12 @@ def _unwrapped(found: Any) -> Mapping[Any, Any]:
             return found
         found = inside
     return {}
+
+
+def _without_module(state: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    while state and all(isinstance(key, str) and key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
 
 
 def _is_dense(value: Any) -> bool:

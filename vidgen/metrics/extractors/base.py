@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from functools import wraps
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+
+Pass = TypeVar("Pass", bound=Callable[..., Any])
+
+
+def frozen(method: Pass) -> Pass:
+    """Let a pass through a frozen network be the same wherever it is called: without gradients and out of autocast.
+
+    A training step in mixed precision, say, would have features in half precision that compare with no others.
+
+    Args:
+        method: whose first argument after ``self`` is a tensor, on whose device it computes.
+    """
+
+    @wraps(method)
+    def alone(self: Any, x: Tensor, *others: Any) -> Any:
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            return method(self, x, *others)
+
+    return alone  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vidgen.errors import UserError
 from vidgen.metrics.extractors import EXTRACTORS
-from vidgen.metrics.extractors.base import Extractor, Weights, check_videos
+from vidgen.metrics.extractors.base import Extractor, Weights, check_videos, frozen
 from vidgen.metrics.extractors.random_weights import filled_state, fingerprint, uniform
 from vidgen.metrics.weights import WeightFile, load_into, load_state, locate
 
@@ -117,7 +117,7 @@ def tgan2_input(pixels: Tensor, mean: Tensor) -> Tensor:
 def _resized(pixels: Tensor, side: int, mode: str, align_corners: bool) -> Tensor:
     frames = pixels.transpose(1, 2).flatten(0, 1)
     resized = F.interpolate(frames, size=(side, side), mode=mode, align_corners=align_corners)
-    return resized.unflatten(0, (len(pixels), -1)).transpose(1, 2)
+    return resized.unflatten(0, (len(pixels), pixels.shape[2])).transpose(1, 2)
 
 
 PROTOCOLS: dict[Protocol, Callable[[Tensor, Tensor], Tensor]] = {
@@ -173,7 +173,7 @@ class C3D(Extractor):
         """Class scores ``(B, 101)``."""
         return self.endpoints(videos)["fc8"]
 
-    @torch.no_grad()
+    @frozen
     def endpoints(self, videos: Tensor) -> dict[str, Tensor]:
         """Results of all pools and fully connected layers, see :meth:`C3DNetwork.endpoints`.
 
@@ -232,11 +232,16 @@ def read_mean(path: Path) -> Tensor:
         float32 ``(3, 16, 128, 171)``, blue first.
 
     Raises:
-        UserError: no such file or array, or one of another shape.
+        UserError: no such file or array, or one of another shape or with NaN or infinite numbers.
     """
     found = load_state(path).get("mean")
-    if found is None or tuple(found.shape) != MEAN_SHAPE:
-        what = "has no array 'mean'" if found is None else f"'mean' is {tuple(found.shape)}"
+    if found is None:
+        what = "has no array 'mean'"
+    elif tuple(found.shape) != MEAN_SHAPE:
+        what = f"'mean' is {tuple(found.shape)}"
+    else:
+        what = "" if found.isfinite().all() else "'mean' holds NaN or infinity"
+    if found is None or what:
         raise UserError(f"{path}: is no mean clip for C3D ({what}); an array 'mean' {MEAN_SHAPE} is needed")
     return found.float()
 

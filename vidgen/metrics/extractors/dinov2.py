@@ -26,7 +26,7 @@ from torch import Tensor
 from vidgen.data.transforms import resize_frames, to_levels
 from vidgen.errors import UserError
 from vidgen.metrics.extractors import EXTRACTORS
-from vidgen.metrics.extractors.base import Extractor, check_videos
+from vidgen.metrics.extractors.base import Extractor, check_videos, frozen
 from vidgen.metrics.weights import WeightFile, give_weights
 
 FILE = WeightFile(
@@ -74,7 +74,7 @@ class DinoV2(Extractor):
         self.network = network
         self.freeze()
 
-    @torch.no_grad()
+    @frozen
     def forward(self, videos: Tensor) -> Tensor:
         """Features, see :class:`Extractor`: float32 ``(B * T, 1024)``."""
         videos = check_videos(videos, extractor=self.name)
@@ -92,7 +92,7 @@ class DinoV2(Extractor):
         """
         stored = frames.permute(0, 2, 3, 1).cpu().numpy()  # (N, H, W, 3)
         resized = to_levels(resize_frames(stored, SIZE, "stretch", interpolation="bicubic")).transpose(0, 1)
-        mean, std = (torch.tensor(value)[:, None, None] for value in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+        mean, std = (torch.tensor(value, dtype=torch.float32)[:, None, None] for value in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
         return ((resized / 255 - mean) / std).to(frames.device)
 
     def settings(self) -> dict[str, Any]:

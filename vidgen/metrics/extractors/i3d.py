@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vidgen.metrics.extractors import EXTRACTORS
-from vidgen.metrics.extractors.base import Extractor, Weights, check_videos
+from vidgen.metrics.extractors.base import Extractor, Weights, check_videos, frozen
 from vidgen.metrics.extractors.i3d_network import MIN_FRAMES, FastInceptionI3D, InceptionI3D
 from vidgen.metrics.extractors.i3d_weights import FVD_FILE, FVD_NETWORK, identify, read
 from vidgen.metrics.extractors.random_weights import filled_state, fingerprint
@@ -60,11 +60,10 @@ class I3D(Extractor):
             self.network.compile()
         self.freeze()
 
+    @frozen
     def forward(self, videos: Tensor) -> Tensor:
         """Features, see :class:`Extractor`: float32 ``(B, 400)`` of videos with at least 9 frames."""
-        videos = check_videos(videos, self.min_frames, "i3d")
-        with torch.no_grad():
-            return self.network(self.preprocessing(videos))
+        return self.network(self.preprocessing(check_videos(videos, self.min_frames, self.name)))
 
     def logits(self, videos: Tensor) -> Tensor:
         """The features are the class scores."""
@@ -99,7 +98,8 @@ def load(weights: str, bn_eps: float = 1e-3) -> tuple[InceptionI3D, Weights]:
         return network.eval(), Weights("random", fingerprint(state), published=False)
     path = locate(FVD_FILE, weights)
     state = read(path)
-    classes = len(state.get("logits.conv3d.bias", torch.empty(NUM_CLASSES)))
+    bias = state.get("logits.conv3d.bias")
+    classes = len(bias) if bias is not None and bias.ndim == 1 else NUM_CLASSES
     network = _empty_network(classes, bn_eps)
     load_into(network, state, path)
     name = identify(state)

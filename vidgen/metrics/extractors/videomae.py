@@ -23,7 +23,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vidgen.metrics.extractors import EXTRACTORS
-from vidgen.metrics.extractors.base import Extractor, check_videos
+from vidgen.metrics.extractors.base import Extractor, check_videos, frozen
 from vidgen.metrics.preprocessing import PROTOCOLS
 from vidgen.metrics.weights import WeightFile, give_weights
 
@@ -91,7 +91,7 @@ class VideoMAE(Extractor):
         self.network = network
         self.freeze()
 
-    @torch.no_grad()
+    @frozen
     def forward(self, videos: Tensor) -> Tensor:
         """Features, see :class:`Extractor`: float32 ``(B, 1408)`` of videos with exactly 16 frames.
 

@@ -56,7 +56,12 @@ def conv3d_winograd(x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
 
     Returns:
         ``(B, D, T, H, W)`` with the channels last in memory.
+
+    Raises:
+        ValueError: H or W that 4 does not divide.
     """
+    if x.shape[3] % TILE or x.shape[4] % TILE:
+        raise ValueError(f"conv3d_winograd: needs sides that {TILE} divides, got {x.shape[3]}x{x.shape[4]}")
     batch, channels, length, height, width = x.shape
     rows, columns, depth = height // TILE, width // TILE, len(bias)
     tiles, reach = rows * columns, TILE + 2
