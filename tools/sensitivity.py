@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--group-size", type=int, default=1, metavar="N", help="this many numbers are a group (1)")
     parser.add_argument("--clips", type=int, default=64, metavar="N", help="clips of each set (64)")
     parser.add_argument("words", nargs="*", metavar="METRIC.KEY=VALUE", help="settings of single metrics")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         common = {"weights": options.weights} if options.weights else {}
         metrics = build_metrics(metric_sections(options.metric.split(","), common, options.words))

@@ -185,7 +185,8 @@ def test_settings_of_sides_and_metrics(tmp_path):
     )
     assert found["extractor"]["weights"]["fingerprint"] == "2.0"
     assert found["real"]["clips"] == {
-        "num_frames": 4, "stride": 2, "order": "shuffled", "start": "first", "per_video": 1, "seed": 3
+        "num_frames": 4, "stride": 2, "order": "shuffled", "start": "first", "per_video": 1, "seed": 3,
+        "whole_strides": False,
     }  # fmt: skip
 
 

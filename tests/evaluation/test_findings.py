@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.strips import random_frames, save_strip
 from tests.data.video_files import VIDEOS, make_video
@@ -48,6 +49,15 @@ def found(real: Any, fake: Any, *metrics: VideoMetric, settings: Settings = QUIE
 def strips(folder: Path, seed: int, number: int = 12, frames: int = 6, side: int = 8, suffix: str = "png") -> Path:
     for index in range(number):
         save_strip(folder / f"{seed}_{index:03d}.{suffix}", random_frames(frames, side, seed=100 * seed + index))
+    return folder
+
+
+def as_jpeg(folder: Path) -> Path:
+    """Compress all images of a folder with loss, under the names that they have."""
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            pixels = image.copy()
+        pixels.save(path, format="JPEG")
     return folder
 
 
@@ -127,13 +137,20 @@ def test_lossy_videos(tmp_path, video, codec):
 
 @pytest.mark.usefixtures("enough")
 def test_lossy_images(clean, tmp_path):
-    fake = strips(tmp_path / "jpg", 2, suffix="jpg")
+    fake = as_jpeg(strips(tmp_path / "jpg", 2, suffix="jpg"))
     assert found(source(clean[0]), source(fake)) == [
         "fake videos are compressed with loss (jpg), which a model is not to blame for; measure png, strips or npz, or"
         " the checkpoint itself"
     ]
-    real = strips(tmp_path / "real_jpg", 5, suffix="jpg")
+    real = as_jpeg(strips(tmp_path / "real_jpg", 5, suffix="jpg"))
     assert found(source(real), source(clean[1])) == []  # what real videos are is no fault of the measurement
+
+
+@pytest.mark.usefixtures("enough")
+def test_an_ending_that_lies_is_no_loss(clean, tmp_path):
+    assert found(source(clean[0]), source(strips(tmp_path / "jpg", 2, suffix="jpg"))) == []  # they are PNGs
+    fake = as_jpeg(strips(tmp_path / "png", 3))
+    assert ["(jpg)" in line for line in found(source(clean[0]), source(fake))] == [True]
 
 
 @pytest.mark.usefixtures("enough")

@@ -15,7 +15,7 @@ from tests.data.strips import make_strips, random_frames
 from tests.data.video_files import VIDEOS, make_video
 from tests.evaluation.tiny import videos
 from vidgen.errors import UserError
-from vidgen.evaluation.opening import layout_of, open_videos
+from vidgen.evaluation.opening import layout_of, open_videos, unpacked
 from vidgen.evaluation.sources import ClipRule, StoredClips
 from vidgen.registry import DATASETS
 
@@ -186,15 +186,49 @@ def test_arrays_that_are_no_videos_are_one_line(tmp_path):
         assert message(path) == f"--real '{path}': none of its 1 file can be used (the first, '{name}.npz': {reason})"
 
 
-def test_zips_of_videos_or_arrays_are_to_be_unpacked(tmp_path):
-    make_video(tmp_path / "a.mp4", VIDEOS["h264"])
-    np.savez(tmp_path / "a.npz", video=videos(1)[0])
-    for suffix, expected in (("mp4", "is not a folder; it should be a folder of video files"),
-                             ("npz", "is a zip; unpack it to read the arrays in it")):  # fmt: skip
-        path = tmp_path / f"{suffix}.zip"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.write(tmp_path / f"a.{suffix}", f"x/a.{suffix}")
-        assert message(path) == f"--real '{path}' {expected}"
+def zipped(folder: Path) -> Path:
+    """Everything in a folder as a zip beside it."""
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder.parent))
+    return path
+
+
+def test_zips_of_videos_and_of_arrays_are_read_as_their_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "cache"))
+    make_video(tmp_path / "videos" / "a" / "0.mkv", VIDEOS["ffv1"])
+    (tmp_path / "arrays").mkdir()
+    np.savez(tmp_path / "arrays" / "0.npz", video=random_frames(5, 8))
+    for name in ("videos", "arrays"):
+        plain, packed = (open_videos(str(place), "--fake")[0] for place in (tmp_path / name, zipped(tmp_path / name)))
+        assert type(packed) is type(plain) and packed.lengths.tolist() == plain.lengths.tolist()
+        assert np.array_equal(packed.stored(0, [3, 1]), plain.stored(0, [3, 1]))
+
+
+def test_a_zip_is_unpacked_once_and_anew_when_it_has_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "arrays").mkdir()
+    np.savez(tmp_path / "arrays" / "0.npz", video=random_frames(5, 8))
+    path = zipped(tmp_path / "arrays")
+    first = unpacked(path)
+    before = [file.stat().st_mtime_ns for file in sorted(first.rglob("*.npz"))]
+    assert unpacked(path) == first
+    assert [file.stat().st_mtime_ns for file in sorted(first.rglob("*.npz"))] == before
+    np.savez(tmp_path / "arrays" / "1.npz", video=random_frames(5, 8))
+    again = unpacked(zipped(tmp_path / "arrays"))
+    assert again != first and len(list(again.rglob("*.npz"))) == 2
+
+
+def test_nothing_is_unpacked_outside(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "cache"))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("../../outside.npz", b"x")
+        archive.writestr("inside.npz", b"x")
+    folder = unpacked(tmp_path / "x.zip")
+    assert [file.name for file in folder.rglob("*")] == ["inside.npz"]
+    assert not list(tmp_path.rglob("outside.npz"))
 
 
 def test_configs_say_their_own_keys(tmp_path):

@@ -169,7 +169,7 @@ def test_every_field_of_a_protocol_is_shown(tmp_path):
     assert ["extractor.weights.fingerprint", "ab12"] in page.cells  # once for both
     assert ["fake.iteration", "1000", "2000"] in page.cells
     kinds = [attributes.get("class") for attributes in page.all("tr") if "class" in attributes]
-    assert kinds.count("apart") == 1 and kinds.count("free") == 13
+    assert kinds.count("apart") == 1 and kinds.count("free") == 18
 
 
 def test_warnings_are_listed_and_linked_from_their_values(tmp_path):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.data.layouts import save_video
 from tests.data.strips import make_strips, random_frames
@@ -192,6 +193,9 @@ def test_compression_is_that_of_the_files(tmp_path):
     strips = FrameStrips(str(make_strips(tmp_path / "strips", {"a.PNG": 4, "b.jpg": 4})), 8, 1, labels=NONE)
     np.save(tmp_path / "a.npy", videos(1)[0])
     assert compression(VideoFolder(str(tmp_path / "videos"), 8, 1, labels=NONE)) == "ffv1"
+    assert compression(strips) == "png"  # whatever the endings say
+    with Image.open(tmp_path / "strips" / "b.jpg") as image:
+        image.convert("RGB").save(tmp_path / "strips" / "b.jpg", format="JPEG")
     assert compression(strips) == "jpg, png"
     assert compression(clips_of(tmp_path / "a.npy", ClipRule(2)).dataset) is None
 
@@ -341,8 +345,9 @@ def test_descriptions_are_plain(tmp_path):
         "num_videos": 2,
         "fps": None,
         "compression": None,
+        "lossy": False,
         "resize": "none",
-        "clips": {"num_frames": 6, "stride": 1, "order": "shuffled", "start": "random", "per_video": 1, "seed": 0},
+        "clips": asdict(ClipRule(6)),
     }
     about = {"path": "x.ckpt", "checkpoint": "cafe", "iteration": 3, "weights": "ema"}
     made = GeneratedClips(model(), 2, ClipRule(3), seed=5, about=about).describe()
@@ -355,6 +360,15 @@ def test_descriptions_are_plain(tmp_path):
         "keywords": {},
         "fps": None,
         "compression": None,
-        "clips": {"num_frames": 3, "stride": 1, "start": "first"},
+        "lossy": False,
+        "clips": asdict(ClipRule(3, order="first", start="first", seed=5)),
         "condition": None,
     }
+
+
+def test_stylegan_v_leaves_out_what_has_not_all_strides() -> None:
+    rule = ClipRule(16, stride=8, order="first", whole_strides=True)
+    assert rule.span == 121 and rule.least_length == 128
+    assert rule.chosen(np.array([121, 127, 128, 400])).tolist() == [2, 3]
+    assert {rule.times(0, 128)[0] for _ in range(3)} <= set(range(8))
+    assert ClipRule(16, stride=8).chosen(np.array([120, 121])).tolist() in ([1],)

@@ -168,7 +168,9 @@ def test_covariances_in_single_precision_are_covariances():
 
 def test_shapes_fit():
     shapes = r"\(2,\), \(2, 2\), \(3,\), \(3, 3\)"
-    with pytest.raises(ValueError, match=rf"^frechet_distance: takes \(D,\), \(D, D\), \(D,\) and \(D, D\), got {shapes}$"):
+    with pytest.raises(
+        ValueError, match=rf"^frechet_distance: takes \(D,\), \(D, D\), \(D,\) and \(D, D\), got {shapes}$"
+    ):
         frechet_distance(torch.zeros(2), torch.eye(2), torch.zeros(3), torch.eye(3))
     with pytest.raises(ValueError, match=r"^x and y must have features of one length, got 3 and 2$"):
         frechet_from_features(features(9, 3), features(9, 2))
@@ -179,17 +181,17 @@ def test_shapes_fit():
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 @pytest.mark.parametrize("number", [4, 30])
 def test_the_unit_of_the_features_makes_no_difference(number, scale):
-    x, y = features(number, 6), features(number, 6, seed=1, offset=0.5)
+    x, y = features(number, 6).double(), features(number, 6, seed=1, offset=0.5).double()
     for distance in (frechet_from_features, lambda *sets: frechet_from_moments(*map(moments_of, sets))):
         assert distance(scale * x, scale * y).item() == pytest.approx(scale**2 * distance(x, y).item(), rel=1e-9)
 
 
 def test_numbers_too_large_to_be_squared_are_an_error():
-    x, y = 1e160 * features(4, 6), features(4, 6, seed=1)
+    x, y = 1e160 * features(4, 6).double(), features(4, 6, seed=1).double()
     with pytest.raises(ValueError, match=r"^x or y hold numbers so large that their squares overflow; the network or"):
         frechet_from_features(x, y)
     with pytest.raises(ValueError, match=r"^frechet_distance: numbers so large that their squares overflow$"):
-        frechet_distance(torch.full((2,), 1e160).double(), torch.eye(2), torch.zeros(2), torch.eye(2))
+        frechet_distance(torch.full((2,), 1e160, dtype=torch.float64), torch.eye(2), torch.zeros(2), torch.eye(2))
 
 
 def test_features_are_left_as_they_are():

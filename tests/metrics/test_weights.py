@@ -322,7 +322,9 @@ def test_offline_is_set_by_anything_else(server, monkeypatch, value):
 
 
 @pytest.mark.parametrize("size", [None, len(CONTENT)])
-@pytest.mark.parametrize("page", [b"<!DOCTYPE html><html>sign in</html>", b"\n <HTML>proxy</HTML>", b"<?xml version='1.0'?>"])
+@pytest.mark.parametrize(
+    "page", [b"<!DOCTYPE html><html>sign in</html>", b"\n <HTML>proxy</HTML>", b"<?xml version='1.0'?>"]
+)
 def test_a_page_in_place_of_the_file_is_not_kept(cache, server, size, page):
     server.page = page
     file = published(server, "", size)

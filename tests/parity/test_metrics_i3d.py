@@ -6,6 +6,7 @@ The files come from ``$VIDGEN_REFERENCE``, else from ``tests/fixtures/metrics/ma
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,10 @@ from vidgen.metrics.extractors.i3d import I3D
 from vidgen.metrics.extractors.i3d_network import FastInceptionI3D, InceptionI3D, MaxPool, Unit3D
 from vidgen.metrics.extractors.i3d_weights import _table, _tensorflow_crc32c, _tensorflow_name
 from vidgen.metrics.extractors.random_weights import filled, filled_state
+from vidgen.metrics.frechet import frechet_from_features
+from vidgen.metrics.kernel_distance import polynomial_mmd
 from vidgen.metrics.preprocessing import PROTOCOLS
+from vidgen.metrics.video_distances import FrechetVideoDistance
 
 TOLERANCE = 1e-5
 """Of the largest number of a result."""
@@ -27,6 +31,8 @@ OTHER_EPS = "embedding_if_eps_were_1e-3"
 RENAMED = {"extract_features": "AvgPool", "logits": "Logits"}
 NETWORKS = sorted({"i3d_tfhub.pt", "i3d_pytorch.pt", "i3d_videogpt.pt"} & set(files("metrics")))
 FINGERPRINTS = torch.load(folder("metrics") / "i3d_weight_fingerprints.pt", weights_only=True)
+
+DEFAULTS = {"num_classes": 400, "in_channels": 3}
 
 Reference = dict[str, Any]
 
@@ -124,25 +130,64 @@ def test_another_epsilon_is_noticed():
         assert_close("embedding", embedding, expected["embedding"])
 
 
-def test_the_embeddings_of_four_protocols():
-    path = folder("metrics") / "fvd_end_to_end.pt"
-    if not path.exists():  # the project's own files check the resize and the network apart
-        return
-    reference = torch.load(path, weights_only=True)
-    assert reference["config"]["salt"] == "" and reference["config"]["gamma_one"]
-    names = {"tf_original": "original", "constant_0_vs_255_T15": "original"}
-    for name, outputs in reference["outputs"].items():
-        protocol = names.get(name, name)
-        eps = 1e-5 if protocol in ("tats", "videogpt") else 1e-3
-        extractor = I3D("random", preprocessing=PROTOCOLS[protocol], bn_eps=eps)
-        videos = {f"emb_{key.lower()}": value for key, value in reference["inputs"].items()}
-        if name == "constant_0_vs_255_T15":
-            videos = {f"emb_{key}": torch.full((1, 15, 32, 32, 3), int(key != "zero") * 255) for key in ("zero", "255")}
-        distances = {key for key in outputs if key.startswith(("fvd", "kvd"))}  # see the metrics' own tests
-        assert set(outputs) - distances <= set(videos)
-        for key in outputs.keys() - distances:
-            embedding = extractor(videos[key].to(torch.uint8).permute(0, 4, 1, 2, 3))
-            assert_close(f"{name}: {key}", embedding, outputs[key])
+PUBLISHED = {"tf_original": "original", "constant_0_vs_255_T15": "original"}
+"""Names of protocols where the file has others."""
+END_TO_END = torch.load(folder("metrics") / "fvd_end_to_end.pt", weights_only=True)
+
+
+def sets(name: str) -> dict[str, Tensor]:
+    """Videos ``(N, 3, T, H, W)`` by the names of their embeddings."""
+    if name == "constant_0_vs_255_T15":
+        return {
+            f"emb_{key}": torch.full((1, 3, 15, 32, 32), level).byte() for key, level in (("zero", 0), ("255", 255))
+        }
+    return {f"emb_{key.lower()}": value.permute(0, 4, 1, 2, 3) for key, value in END_TO_END["inputs"].items()}
+
+
+def distance(kind: str, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """A distance of embeddings, and the size of the terms that it is the difference of."""
+    if kind == "kvd":
+        return polynomial_mmd(x, y).item(), (torch.cat([x, y]).square().mean(1) + 1).pow(3).max().item()
+    ddof = 0 if kind in ("fvd", "fvd_biased") else 1
+    value = frechet_from_features(x, y, ddof).item()
+    return value, value
+
+
+def test_every_key_of_the_file_of_distances_is_consumed_here():
+    assert set(END_TO_END) - {"notes"} <= {"config", "state", "inputs", "outputs"} and not END_TO_END.get("state")
+    assert set(END_TO_END["config"]) <= {"salt", "gamma_one", "fill"}
+    assert {PUBLISHED.get(name, name) for name in END_TO_END["outputs"]} <= set(PROTOCOLS)
+
+
+@pytest.mark.parametrize("name", sorted(END_TO_END["outputs"]))
+def test_embeddings_and_distances_of_a_protocol(name):
+    expected, videos = dict(END_TO_END["outputs"][name]), sets(name)
+    protocol = PUBLISHED.get(name, name)
+    eps = 1e-5 if protocol in ("tats", "videogpt") else 1e-3
+    extractor = I3D("random", preprocessing=PROTOCOLS[protocol], bn_eps=eps)
+    extractor.network = FastInceptionI3D(network({**DEFAULTS, **END_TO_END["config"], "bn_eps": eps}))
+    found = [extractor(videos[key]) for key in videos]
+    for key, embedding in zip(videos, found, strict=True):
+        assert_close(f"{name}: {key}", embedding, expected[key])
+    theirs = [expected.pop(key) for key in videos]
+    for kind, value in expected.items():
+        assert kind in ("fvd", "fvd_unbiased", "fvd_biased", "fvd_float32_torch_svd", "kvd"), f"{name}: what is {kind}?"
+        tolerance = 1e-3 if "float32" in kind else 1e-5  # of the embeddings' and of the published code's rounding
+        for embeddings, looser in ((theirs, 1), (found, 10)):
+            ours, scale = distance(kind, *embeddings)
+            assert abs(ours - value) <= looser * tolerance * scale, f"{name}: {kind} is {ours} instead of {value}"
+
+
+@pytest.mark.parametrize("name", ["styleganv", "tats"])
+def test_the_metric_from_videos_to_the_number(name):
+    metric = FrechetVideoDistance(name, weights="random")
+    settings = {**DEFAULTS, **END_TO_END["config"], "bn_eps": metric.extractor.bn_eps}
+    metric.extractor = copy.deepcopy(metric.extractor)  # others share it
+    metric.extractor.network = FastInceptionI3D(network(settings))
+    for key, real in (("A", True), ("B", False)):
+        metric.update(END_TO_END["inputs"][key].permute(0, 4, 1, 2, 3), real=real)
+    expected = END_TO_END["outputs"][name]["fvd_biased" if name == "styleganv" else "fvd_unbiased"]
+    assert metric.compute().item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_checksums_of_filled_tensors():

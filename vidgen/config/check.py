@@ -386,7 +386,7 @@ def _check_paths(value: Any, where: str, folder: bool) -> None:
         there = False
     if not there:
         raise UserError(f"{where}: no such {'folder' if folder else 'file'}: {value}")
-    if folder and not value.is_dir() and not zipfile.is_zipfile(value):
+    if folder and not value.is_dir() and not zipfile.is_zipfile(value) and value.suffix.lower() != ".npy":
         raise UserError(f"{where}: not a folder: {value}")
     if folder and not os.access(value, os.R_OK | (os.X_OK if value.is_dir() else 0)):
         raise UserError(f"{where}: no permission to read {value}")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
+from PIL import Image
+
 from vidgen.data.arrays import ArrayVideos
 from vidgen.data.dataset import VideoDataset
+from vidgen.data.decoding import Unreadable
 from vidgen.data.packed import Packed
 from vidgen.data.stored import StoredVideos
 from vidgen.data.tables import FolderFiles, ZipFiles
@@ -18,6 +22,7 @@ LOOKED_AT = 10
 _LOSSLESS = frozenset({"apng", "bmp", "ffv1", "ffvhuff", "huffyuv", "lagarith", "magicyuv", "pgm", "png", "pnm", "ppm",
                        "qtrle", "rawvideo", "tif", "tiff", "utvideo", "v210", "zlib", "zmbv"})  # fmt: skip
 """Codecs and endings of images; not GIF, which has 256 colours."""
+_OF_PILLOW = {"JPEG": "jpg", "MPO": "jpg", "PPM": "ppm"}
 
 
 def compression(dataset: VideoDataset) -> str | None:
@@ -36,7 +41,7 @@ def compression(dataset: VideoDataset) -> str | None:
         kinds = {_codec(Path(dataset.path(video))) for video in range(min(LOOKED_AT, len(dataset)))}
     elif isinstance(dataset, StoredVideos) and not isinstance(dataset, ArrayVideos):
         tables = [value for value in vars(dataset).values() if isinstance(value, FolderFiles | ZipFiles)]
-        kinds = {_suffix(Path(name)) for table in tables for name in table.names}
+        kinds = {kind for table in tables for kind in _image_kinds(table)}
     else:
         return None
     return ", ".join(sorted(kind for kind in kinds if kind)) or None
@@ -45,6 +50,24 @@ def compression(dataset: VideoDataset) -> str | None:
 def is_lossy(compressed: str | None) -> bool:
     """Whether a :func:`compression` changes pixels."""
     return any(kind not in _LOSSLESS for kind in compressed.split(", ")) if compressed else False
+
+
+def _image_kinds(files: FolderFiles | ZipFiles) -> set[str | None]:
+    """Kinds of images by what the first files of each ending hold, since an ending may lie."""
+    seen: dict[str | None, list[int]] = {}
+    for number, name in enumerate(files.names):
+        numbers = seen.setdefault(_suffix(Path(name)), [])
+        if len(numbers) < LOOKED_AT:
+            numbers.append(number)
+    return {_image_kind(files, number) or ending for ending, numbers in seen.items() for number in numbers}
+
+
+def _image_kind(files: FolderFiles | ZipFiles, number: int) -> str | None:
+    try:
+        with Image.open(io.BytesIO(files.read(number))) as image:
+            return _OF_PILLOW.get(image.format or "", (image.format or "").lower()) or None
+    except (Unreadable, OSError, ValueError):
+        return None
 
 
 def _suffix(path: Path) -> str | None:

@@ -74,7 +74,7 @@ def _left_out(name: str, source: ClipSource, facts: Facts) -> list[str]:
         rule = source.clips
         lines.append(
             f"{counted(source.too_short, f'{name} video')} left out as too short: a clip of {rule.num_frames} frames"
-            f" at stride {rule.stride} needs {rule.span}"
+            f" at stride {rule.stride} needs {rule.least_length}"
         )
     return lines
 

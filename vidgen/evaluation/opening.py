@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vidgen.atomic import atomic_folder
 from vidgen.config import build_dataset, check_data, compose
 from vidgen.config.compose import Config, parse_override
 from vidgen.data.arrays import SUFFIXES as ARRAYS
@@ -16,6 +18,7 @@ from vidgen.data.dataset import VideoDataset
 from vidgen.data.decoding import Unreadable
 from vidgen.data.images import SUFFIXES as IMAGES
 from vidgen.data.images import image_size
+from vidgen.data.index import cache_dir
 from vidgen.data.pack_files import PACK
 from vidgen.data.tables import BESIDE, open_files
 from vidgen.errors import UserError
@@ -93,7 +96,7 @@ def with_data(config: Config, given: Mapping[str, Any]) -> Config:
 
 
 def _from_place(place: str, option: str, given: dict[str, Any]) -> tuple[VideoDataset, bool]:
-    path = Path(place).expanduser()
+    path = unpacked(Path(place).expanduser())
     name = given.pop("name", None) or layout_of(path, option)
     native = not {"resolution", "width"} & given.keys()
     folder = path.parent if path.is_file() else path  # a file is no folder, which a root has to be for the check
@@ -106,6 +109,39 @@ def _from_place(place: str, option: str, given: dict[str, Any]) -> tuple[VideoDa
     config = Config(Path(option), ((None, {"data": merged(section, given)}),), {})
     data, _ = check_data(config)
     return build_dataset({**data, "root": str(path)}), native
+
+
+def unpacked(path: Path) -> Path:
+    """What is at a path; of a zip of videos or arrays, which are read from files, a copy in the cache folder.
+
+    Zips of images are read as they are. The copy is made once, under a name made from place, size and time of change.
+
+    Raises:
+        UserError: the zip is damaged, or there is no room.
+    """
+    if path.suffix.lower() != ".zip" or not path.is_file():
+        return path
+    files = open_files(path, "videos")
+    if all(_suffix(name) in _KINDS["images"] | BESIDE - set(ARRAYS) for name in files.names):
+        return path
+    status = path.stat()
+    key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    folder = cache_dir() / "unpacked" / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    if not folder.is_dir():
+        with atomic_folder(folder) as partial:
+            for number, name in enumerate(files.names):
+                target = partial / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(_content(files, number))
+    return folder
+
+
+def _content(files: Any, number: int) -> bytes:
+    try:
+        content: bytes = files.read(number)
+        return content
+    except Unreadable:
+        return b""  # an empty file is skipped and reported as one that cannot be read
 
 
 def _size_of_pack(path: Path) -> dict[str, Any]:

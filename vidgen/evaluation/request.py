@@ -300,8 +300,8 @@ class _Sides:
         source = StoredClips(dataset, rule, native=native, name=place, limit=limit)
         if not len(source):
             raise UserError(
-                f"--{side}: none of its {counted(len(dataset), 'video')} has the {rule.span} frames of a clip of"
-                f" {rule.num_frames} at stride {rule.stride} (the longest has {dataset.lengths.max()}); lower"
+                f"--{side}: none of its {counted(len(dataset), 'video')} has the {rule.least_length} frames of a clip"
+                f" of {rule.num_frames} at stride {rule.stride} (the longest has {dataset.lengths.max()}); lower"
                 " --num-frames or --stride"
             )
         return source

@@ -175,6 +175,7 @@ def clip_rule(metric: FeatureMetric, side: Side, settings: Settings) -> ClipRule
         settings.start if side == "real" else settings.fake_start,
         settings.clips_per_video,
         settings.seed,
+        metric.whole_strides and side == "real",
     )
 
 

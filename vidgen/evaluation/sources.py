@@ -21,7 +21,7 @@ from vidgen.data.sampler import permutation
 from vidgen.data.stored import StoredVideos
 from vidgen.data.transforms import from_levels, to_levels
 from vidgen.errors import UserError
-from vidgen.evaluation.compression import compression
+from vidgen.evaluation.compression import compression, is_lossy
 from vidgen.evaluation.identity import data_identity
 from vidgen.media import Rounding, to_uint8
 from vidgen.models.base import VideoModel
@@ -41,6 +41,7 @@ class ClipRule:
         start: ``random`` draws where a clip begins, ``first`` begins with the first frame.
         per_video: clips of each video; all videos come once before any comes twice.
         seed: of both draws.
+        whole_strides: take only videos of ``num_frames * stride`` frames and more, as StyleGAN-V's code does.
     """
 
     num_frames: int
@@ -49,6 +50,12 @@ class ClipRule:
     start: Literal["random", "first"] = "random"
     per_video: int = 1
     seed: int = 0
+    whole_strides: bool = False
+
+    @property
+    def least_length(self) -> int:
+        """Frames of the shortest video that a clip is cut from."""
+        return self.num_frames * self.stride if self.whole_strides else self.span
 
     @property
     def span(self) -> int:
@@ -64,7 +71,7 @@ class ClipRule:
         videos = np.arange(len(lengths))
         if self.order == "shuffled":
             videos = permutation(len(lengths), self.seed, "evaluation order")
-        return np.tile(videos[lengths[videos] >= self.span], self.per_video)
+        return np.tile(videos[lengths[videos] >= self.least_length], self.per_video)
 
     def times(self, video: int, length: int, repetition: int = 0) -> tuple[int, ...]:
         """Source frames of a clip of a video."""
@@ -146,7 +153,7 @@ class StoredClips(ClipSource):
         self.native = native and isinstance(dataset, StoredVideos) and not isinstance(dataset, Packed)
         self.name = name
         self.videos = clips.chosen(dataset.lengths)[:limit]
-        self.too_short = int((dataset.lengths < clips.span).sum())
+        self.too_short = int((dataset.lengths < clips.least_length).sum())
         self._usable = len(dataset) - self.too_short
 
     def __len__(self) -> int:
@@ -186,7 +193,8 @@ class StoredClips(ClipSource):
             "path": self.name,
             "num_videos": len(dataset),
             "fps": spec.fps,
-            "compression": compression(dataset),
+            "compression": (compressed := compression(dataset)),
+            "lossy": is_lossy(compressed),
             "resize": "none" if self.native else getattr(dataset, "resize", "none"),
             "clips": asdict(self.clips),
         }
@@ -304,7 +312,8 @@ class GeneratedClips(ClipSource):
             "keywords": self.keywords,
             "fps": None,
             "compression": None,
-            "clips": {"num_frames": self.clips.num_frames, "stride": self.clips.stride, "start": "first"},
+            "lossy": False,
+            "clips": asdict(self.clips),
             "condition": None if self.condition is None else self.condition.describe(),
         }
 

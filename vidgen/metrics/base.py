@@ -95,6 +95,8 @@ class FeatureMetric(VideoMetric):
     """Whether covariances of features enter, which are singular for no more samples than features."""
     order: Literal["shuffled", "first"] = "shuffled"
     """Which real videos are taken where there are more than needed, see :class:`vidgen.evaluation.sources.ClipRule`."""
+    whole_strides: bool = False
+    """Which real videos are long enough, see :class:`vidgen.evaluation.sources.ClipRule`."""
 
     def __init__(self, extractor: Extractor, num_frames: int | None = None, stride: int = 1) -> None:
         super().__init__()

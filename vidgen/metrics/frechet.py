@@ -169,7 +169,9 @@ def frechet_from_features(x: Tensor, y: Tensor, ddof: int = 1) -> Tensor:
     mean_y, root_y = _scaled_deviations(_checked(y, "y"), ddof)
     traces = root_x.square().sum() + root_y.square().sum()
     if not torch.isfinite(traces):
-        raise ValueError("x or y hold numbers so large that their squares overflow; the network or the videos are at fault")
+        raise ValueError(
+            "x or y hold numbers so large that their squares overflow; the network or the videos are at fault"
+        )
     return _distance(mean_x - mean_y, traces, torch.linalg.svdvals(root_x @ root_y.T).sum())
 
 

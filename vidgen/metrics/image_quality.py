@@ -35,9 +35,7 @@ _SIGMA = 1.5
 _UNIFORM_WINDOW = 7
 _FRAMES_PER_PASS = 32
 """Of the LPIPS network, whose maps of a long video would not fit into memory."""
-_COMMON = (
-    "protocol common says 100 dB instead, and frames that the model was given should be left out (context_frames)"
-)
+_COMMON = "protocol common says 100 dB instead, and frames that the model was given should be left out (context_frames)"
 _SVG_DATA_RANGE = 2.0
 """Of floats in skimage before 0.16, which took them to span -1 .. 1."""
 

@@ -58,6 +58,7 @@ class VideoProtocol:
         num_frames: frames of a clip.
         stride: source frames from one clip frame to the next.
         order: which real videos are taken, see :class:`vidgen.evaluation.sources.ClipRule`.
+        whole_strides: which real videos are long enough, see there.
     """
 
     preprocessing: Preprocessing
@@ -66,9 +67,10 @@ class VideoProtocol:
     num_frames: int = 16
     stride: int = 1
     order: Literal["shuffled", "first"] = "shuffled"
+    whole_strides: bool = False
 
 
-_STYLEGAN_V = VideoProtocol(PREPROCESSING["styleganv"], ddof=0, order="first")
+_STYLEGAN_V = VideoProtocol(PREPROCESSING["styleganv"], ddof=0, order="first", whole_strides=True)
 
 PROTOCOLS: dict[str, VideoProtocol] = {
     "original": VideoProtocol(PREPROCESSING["original"]),
@@ -129,6 +131,7 @@ class _ByI3D(FeatureMetric):
         self.settings = used
         self.protocol_name = protocol if used == published else f"{protocol} (changed)"
         self.order = used.order
+        self.whole_strides = used.whole_strides
 
     def preferred_frames(self) -> int:
         """See :meth:`FeatureMetric.preferred_frames`."""

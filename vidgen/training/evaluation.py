@@ -115,7 +115,7 @@ class PeriodicEvaluation(pl.Callback):
         def real(rule: ClipRule, limit: int | None = settings.num_real or settings.num_videos) -> StoredClips:
             source = StoredClips(self.dataset, rule, native=False, name="training data", limit=limit)
             if not len(source):
-                raise UserError(f"eval: no training video has the {rule.span} frames that a clip needs")
+                raise UserError(f"eval: no training video has the {rule.least_length} frames that a clip needs")
             return source
 
         def fake(rule: ClipRule) -> GeneratedClips:
@@ -149,8 +149,9 @@ def _check_length(metric: FeatureMetric, dataset: VideoDataset) -> None:
     if "real" not in metric.sides:
         return
     frames = metric.clip_frames(True) or metric.preferred_frames()
-    span, longest = ClipRule(frames, metric.stride).span, int(dataset.lengths.max())
-    if longest < span:
+    least = ClipRule(frames, metric.stride, whole_strides=metric.whole_strides).least_length
+    longest = int(dataset.lengths.max())
+    if longest < least:
         raise UserError(
             f"eval.metrics: {metric.name} takes clips of {frames} frames at stride {metric.stride}, and the longest"
             f" training video has {longest}; set the metric's num_frames or stride"

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-
 Pass = TypeVar("Pass", bound=Callable[..., Any])
 
 
@@ -25,7 +24,7 @@ def frozen(method: Pass) -> Pass:
 
     @wraps(method)
     def alone(self: Any, x: Tensor, *others: Any) -> Any:
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad():
             return method(self, x, *others)
 
     return alone  # type: ignore[return-value]

@@ -92,7 +92,10 @@ class DinoV2(Extractor):
         """
         stored = frames.permute(0, 2, 3, 1).cpu().numpy()  # (N, H, W, 3)
         resized = to_levels(resize_frames(stored, SIZE, "stretch", interpolation="bicubic")).transpose(0, 1)
-        mean, std = (torch.tensor(value, dtype=torch.float32)[:, None, None] for value in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+        mean, std = (
+            torch.tensor(value, dtype=torch.float32)[:, None, None]
+            for value in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        )
         return ((resized / 255 - mean) / std).to(frames.device)
 
     def settings(self) -> dict[str, Any]:
