@@ -106,6 +106,19 @@ def test_grey_videos_have_three_equal_channels(extractor):
     assert torch.equal(extractor(grey), extractor(grey.repeat(1, 3, 1, 1, 1)))
 
 
+def test_the_precision_around_it_changes_nothing(extractor):
+    batch = videos(1, 1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = [network(batch) for network in (extractor, DinoV2("random", arch=SMALL))]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found.append(extractor(batch))
+    expected = extractor(batch)
+    assert all(torch.equal(features, expected) for features in found)
+
+
 def test_the_video_is_not_changed(extractor):
     batch = videos(1, 1)
     before = batch.clone()

@@ -194,3 +194,18 @@ def test_floats_are_refused(extractor, wrong):
 def test_images_are_refused(extractor):
     with pytest.raises(ValueError, match=r"^inception: takes videos \(B, C, T, H, W\)"):
         extractor(videos()[:, :, 0])
+
+
+def test_the_precision_around_it_changes_nothing(extractor):
+    batch = videos(1, 1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = [network(batch) for network in (extractor, InceptionV3("random"))]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found.append(extractor(batch))
+        scores = extractor.logits(batch)
+    expected = extractor(batch)
+    assert all(torch.equal(features, expected) for features in found)
+    assert torch.equal(scores, extractor.logits(batch))

@@ -206,6 +206,22 @@ def test_it_stays_frozen_inside_a_training_module(networks):
     assert not network(images, images).requires_grad
 
 
+def test_autocast_around_it_changes_nothing(networks):
+    first, second = pair()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = networks["alex"](first, second)
+    assert torch.equal(found, networks["alex"](first, second))
+
+
+def test_another_default_precision_changes_nothing(networks, files):
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = lpips_network("alex", files["alex"])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(other(*pair()), networks["alex"](*pair()))
+
+
 def test_random_weights_are_the_same_every_time():
     first, second = (lpips_network("squeeze", "random") for _ in range(2))
     assert first.weights == second.weights

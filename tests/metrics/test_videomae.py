@@ -306,3 +306,16 @@ def test_it_has_no_classes(extractor):
 def test_floats_are_refused(extractor):
     with pytest.raises(TypeError, match=r"^videomae: takes uint8 videos in 0 \.\. 255, not torch\.float32"):
         extractor(videos().float())
+
+
+def test_the_precision_around_it_changes_nothing(extractor):
+    batch = videos(1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = [network(batch) for network in (extractor, VideoMAE("random", SMALL))]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found.append(extractor(batch))
+    expected = extractor(batch)
+    assert all(torch.equal(features, expected) for features in found)

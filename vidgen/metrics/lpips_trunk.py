@@ -127,7 +127,7 @@ def lpips_network(net: Net, weights: str | Path = "auto") -> LpipsNetwork:
         )
     network = _NoTrainLpips(net=net, pnet_rand=True)  # random: without torchvision's download
     given = give_weights(network.net, FILES[net], weights, lambda state: _from_torchvision(state, network.net))
-    return LpipsNetwork(net, network, given)
+    return LpipsNetwork(net, network.float(), given)  # its constants are of torch.set_default_dtype
 
 
 def _from_torchvision(state: Mapping[str, Tensor], trunk: nn.Module) -> dict[str, Tensor]:

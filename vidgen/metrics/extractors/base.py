@@ -24,7 +24,7 @@ def frozen(method: Pass) -> Pass:
 
     @wraps(method)
     def alone(self: Any, x: Tensor, *others: Any) -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             return method(self, x, *others)
 
     return alone  # type: ignore[return-value]

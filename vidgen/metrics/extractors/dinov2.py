@@ -96,7 +96,7 @@ class DinoV2(Extractor):
             torch.tensor(value, dtype=torch.float32)[:, None, None]
             for value in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         )
-        return ((resized / 255 - mean) / std).to(frames.device)
+        return ((resized.float() / 255 - mean) / std).to(frames.device)
 
     def settings(self) -> dict[str, Any]:
         """See :meth:`Extractor.settings`."""
