@@ -73,10 +73,10 @@ def test_subsets_are_without_repeats_and_from_the_seed(monkeypatch):
 
 
 def test_too_few_fakes_are_refused():
-    with pytest.raises(ValueError, match=r"^the distance at infinity needs more than 512 generated samples, got 512$"):
-        frechet_at_infinity(moments_of(normal(600, 2, 1)), normal(512, 2, 2))
+    with pytest.raises(ValueError, match=r"^the distance at infinity needs at least 1024 generated samples, got 1023$"):
+        frechet_at_infinity(moments_of(normal(600, 2, 1)), normal(1023, 2, 2))
 
 
 def test_a_line_takes_two_sizes():
     with pytest.raises(ValueError, match=r"^sizes: is 1, but a line takes at least 2$"):
-        frechet_at_infinity(moments_of(normal(600, 2, 1)), normal(600, 2, 2), sizes=1)
+        frechet_at_infinity(moments_of(normal(600, 2, 1)), normal(1100, 2, 2), sizes=1)

@@ -130,7 +130,7 @@ def test_kernel_distance_is_the_unbiased_estimate_over_all_videos():
     [
         (FrechetVideoDistance, 1, 5, "fvd: needs at least 2 real videos, got 1"),
         (KernelVideoDistance, 5, 1, "kvd: needs at least 2 fake videos, got 1"),
-        (FrechetVideoDistanceInfinity, 5, 12, "fvd_inf: needs at least 513 fake videos, got 12"),
+        (FrechetVideoDistanceInfinity, 5, 12, "fvd_inf: needs at least 1024 fake videos, got 12"),
         (ContentDebiasedFrechetVideoDistance, 0, 5, "cdfvd: needs at least 1 real videos, got 0"),
     ],
 )
@@ -154,3 +154,12 @@ def test_real_network_of_random_weights_names_itself(monkeypatch):
     assert isinstance(metric.extractor, type(KernelVideoDistance(weights="random").extractor))
     assert metric.extractor is FrechetVideoDistanceInfinity(weights="random").extractor
     assert not isinstance(metric.extractor, TinyExtractor)
+
+
+def test_a_protocol_that_does_not_exist_is_named():
+    known = (
+        "original, styleganv, styleganv_2048_16f, styleganv_2048_128f, styleganv_2048_128f_subsample8f, tats, videogpt"
+    )
+    with pytest.raises(UserError) as caught:
+        FrechetVideoDistance("stylegan-v", weights="random")
+    assert str(caught.value) == f"protocol 'stylegan-v': unknown; did you mean 'styleganv'? (known: {known})"

@@ -49,10 +49,11 @@ def frechet_at_infinity(
         ddof: what is taken off the counts in the covariances' denominators.
 
     Raises:
-        ValueError: no more than ``least`` fakes, fewer than two sizes, or as :func:`frechet_from_moments`.
+        ValueError: fewer than ``2 * least`` fakes, over which a line has no length, fewer than two sizes, or as
+            :func:`frechet_from_moments`.
     """
-    if len(fake) <= least:
-        raise ValueError(f"the distance at infinity needs more than {least} generated samples, got {len(fake)}")
+    if len(fake) < 2 * least:
+        raise ValueError(f"the distance at infinity needs at least {2 * least} generated samples, got {len(fake)}")
     if sizes < 2:
         raise ValueError(f"sizes: is {sizes}, but a line takes at least 2")
     counts = np.linspace(max(least, min(len(fake) // 10, 5000)), len(fake), sizes).round().astype(int).tolist()

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vidgen.errors import UserError
+from vidgen.errors import UserError, did_you_mean
 from vidgen.metrics.base import (
     Details,
     FeatureMetric,
@@ -84,6 +84,17 @@ PROTOCOLS: dict[str, VideoProtocol] = {
 """``styleganv`` is short for ``styleganv_2048_16f``. Numbers of two protocols must not share a column."""
 
 
+def named_protocol(name: str) -> VideoProtocol:
+    """A published protocol.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"protocol {name!r}: unknown{did_you_mean(name, PROTOCOLS)} (known: {', '.join(PROTOCOLS)})")
+    return PROTOCOLS[name]
+
+
 class _ByI3D(FeatureMetric):
     """The settings that the metrics on I3D features share.
 
@@ -115,7 +126,7 @@ class _ByI3D(FeatureMetric):
         precision: Precision = "float32",
         compile: bool = False,
     ) -> None:
-        published = PROTOCOLS[protocol]
+        published = named_protocol(protocol)
         framing = _given(resize=resize, crop=crop)
         given = _given(bn_eps=bn_eps, ddof=ddof, num_frames=num_frames, stride=stride)
         used = replace(published, preprocessing=replace(published.preprocessing, **framing), **given)
@@ -182,7 +193,7 @@ class FrechetVideoDistanceInfinity(_Frechet, KeptFeatureMetric):
 
     def least_samples(self, side: Side) -> int:
         """See :meth:`FeatureMetric.least_samples`."""
-        return LEAST + 1 if side == "fake" else super().least_samples(side)
+        return 2 * LEAST if side == "fake" else super().least_samples(side)
 
     def result(self) -> tuple[float, Details]:
         """See :meth:`VideoMetric.result`; needs more than 512 generated videos."""
