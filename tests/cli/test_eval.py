@@ -311,6 +311,22 @@ def test_out_of_memory_names_what_to_lower(places, capsys, monkeypatch):
     assert message == "out of memory: lower --batch-size or --num-frames"
 
 
+def test_the_list_is_made_for_a_terminal(capsys):
+    assert run("--list") == 0
+    told = capsys.readouterr().out
+    assert ":class:`" not in told and ":func:`" not in told
+    assert (
+        "    fid.weights (str, auto): of the Inception network: ``auto``, ``random`` or a path, see InceptionV3."
+        in told
+    )
+    assert "    ppl.latent (str, ''): which of the model's latents" in told
+
+
+def test_weights_of_a_metric_that_is_not_measured_are_an_error(capsys):
+    words = ("--metric", "fvd", "--fake", "b", "--weights", "fid=random")
+    assert error_of(capsys, *words) == "--weights fid=…: fid is none of the metrics (fvd)"
+
+
 def test_metrics_are_listed_with_their_settings(capsys):
     assert main(["eval", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -13,10 +13,11 @@ from PIL import Image
 
 from tests.data.strips import random_frames, save_strip
 from tests.data.video_files import VIDEOS, make_video
-from tests.evaluation.tiny import FrameDistance, TinyDistance, TinyOrder, videos
+from tests.evaluation.tiny import FrameDistance, TinyDistance, TinyError, TinyOrder, videos
 from tests.noise_model import SeededNoise
 from vidgen.evaluation.findings import find_warnings
 from vidgen.evaluation.opening import open_videos
+from vidgen.evaluation.pairs import pair_up
 from vidgen.evaluation.passes import Facts
 from vidgen.evaluation.run import Settings, evaluate
 from vidgen.evaluation.sources import ClipRule, ClipSource, GeneratedClips, StoredClips
@@ -112,6 +113,28 @@ def test_no_more_samples_than_features(clean, tmp_path, monkeypatch):
     seven = strips(tmp_path / "seven", 4, number=7)
     assert found(source(real), source(seven)) == []
     assert found(None, source(six), TinyOrder(6)) == []  # fits no covariance
+
+
+def test_a_covariance_is_the_concern_of_its_metric_alone(clean, tmp_path, monkeypatch):
+    monkeypatch.setattr("vidgen.evaluation.findings.PUBLISHED_NUM_VIDEOS", 2)
+    real, fake = source(clean[0]), source(strips(tmp_path / "six", 3, number=6))
+    result = evaluate([TinyDistance(num_frames=6), TinyOrder(6)], real=real, fake=fake, settings=QUIET)
+    about = result.to_dict()["metrics"]
+    assert [line[:28] for line in about["tiny_fd"]["warnings"]] == ["tiny_fd: no more samples (6)"]
+    assert about["tiny_order"]["warnings"] == []
+
+
+def test_pairs_are_looked_at_as_other_videos_are(clean, tmp_path):
+    real, fake = clean[0], as_jpeg(shutil.copytree(clean[1], tmp_path / "jpeg"))
+    shutil.copy(min(real.iterdir()), fake / "2_000.png")
+    opened = [open_videos(str(place), f"--{side}") for place, side in ((real, "real"), (fake, "fake"))]
+    datasets, native = zip(*opened, strict=True)
+    pairs = pair_up(*datasets, native=native, names=("real", "fake"))
+    assert evaluate([TinyError()], pairs=pairs, settings=QUIET).all_warnings() == [
+        "fake videos are compressed with loss (jpg, png), which a model is not to blame for;"
+        " measure png, strips or npz, or the checkpoint itself",
+        "1 fake video is a copy of a real one",
+    ]
 
 
 def test_frames_count_where_each_has_features(tmp_path, monkeypatch):

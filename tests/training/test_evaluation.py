@@ -161,6 +161,14 @@ def test_an_evaluation_that_fails_costs_a_warning(
         (["eval={every: 2, metrics: [fdv]}"], "eval.metrics: unknown metric 'fdv'; did you mean 'fvd'?"),
         (["eval={every: 0, metrics: [fvd]}"], "eval.every: expected at least 1, got 0"),
         (["eval={metrics: [fvd]}"], "eval.every: missing; give it in the config or as eval.every=VALUE"),
+        (
+            ["eval={every: 2, metrics: [{name: fvd_inf, weights: random, num_frames: 10}], num_videos: 4}"],
+            "eval.metrics: fvd_inf_random_i3d: needs at least 1024 fake videos, got 4",
+        ),
+        (
+            ["eval={every: 2, metrics: [{name: fvd, weights: random, num_frames: 8}], num_videos: 4}"],
+            "eval.metrics: fvd_random_i3d: needs clips of at least 9 frames, got 8; raise num_frames",
+        ),
         (["eval={every: 2, metrics: []}"], "eval.metrics: expected a list of metrics"),
         (["eval={every: 2, metrics: [{name: fvd, protocl: tats}]}"], "eval.metrics: fvd.protocl: unknown key"),
         (
@@ -179,6 +187,12 @@ def test_an_evaluation_that_fails_costs_a_warning(
 def test_what_makes_no_sense_is_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     assert refused(capsys, *arguments).startswith(message)
     assert not Path("refused").exists()
+
+
+def test_metrics_that_the_model_offers_nothing_for_end_the_run_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    message = "eval.metrics: psnr compares predictions with real videos, and mocogan predicts none; leave it out"
+    assert refused(capsys, "eval={every: 2, metrics: [psnr], num_videos: 4}") == message
+    assert not list(Path("refused").glob("checkpoints/*"))
 
 
 def test_weights_that_are_not_there_end_the_run_before_it_starts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import signal
 import tempfile
@@ -29,6 +30,8 @@ EXAMPLE = "vidgen eval --real data/test --fake samples --metric fvd,kvd --out re
 LOWER = "--batch-size or --num-frames"
 
 _ACTIONS = ("compare", "report")
+_ROLE = re.compile(r":\w+:`~?(?:[\w.]+\.)?(\w+)`")
+"""A reference in a docstring, which a terminal cannot follow."""
 _LEAST = {
     "num_videos": 1,
     "num_real": 1,
@@ -113,11 +116,15 @@ def _measure(args: argparse.Namespace) -> int:
     from vidgen.evaluation.request import Request, run
     from vidgen.evaluation.run import Settings
 
+    names = _names(args.metric)
+    for single in _weights(args.weights)[1]:
+        if (name := single.partition(".weights=")[0]) not in names:
+            raise UserError(f"--weights {name}=…: {name} is none of the metrics ({', '.join(names)})")
     sampling = [word.removeprefix("sample.") for word in args.words if word.startswith("sample.")]
     device = choose_device(args.device)
     with ended_by_sigterm(), process_group() as rank:
         request = Request(
-            metrics=_names(args.metric),
+            metrics=names,
             common=_common(args),
             real=args.real,
             fake=args.fake,
@@ -274,7 +281,7 @@ def _list_metrics() -> str:
         cls = METRICS.get(name)
         lines.append(f"{name}: {(cls.__doc__ or '').strip().splitlines()[0]}")
         for parameter in parameters_of(cls).values():
-            lines.append(
-                f"    {name}.{parameter.name} ({type_name(parameter.hint)}, {parameter.default}): {parameter.meaning}"
-            )
-    return "\n".join(lines)
+            default = parameter.default if parameter.default != "" else "''"
+            setting = f"{name}.{parameter.name} ({type_name(parameter.hint)}, {default})"
+            lines.append(f"    {setting}: {parameter.meaning}")
+    return _ROLE.sub(r"\1", "\n".join(lines))

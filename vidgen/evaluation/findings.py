@@ -10,6 +10,7 @@ from vidgen.evaluation.copies import copies_among, copies_between
 from vidgen.evaluation.passes import Facts
 from vidgen.evaluation.sources import ClipSource, GeneratedClips, StoredClips
 from vidgen.metrics.base import FeatureMetric
+from vidgen.metrics.base import Side as SideName
 from vidgen.metrics.video_distances import PUBLISHED_NUM_VIDEOS
 
 Side = tuple[ClipSource, Facts]
@@ -37,6 +38,31 @@ def find_warnings(sides: Mapping[str, Side], metrics: Sequence[FeatureMetric]) -
     return lines
 
 
+def too_few_samples(counts: Mapping[SideName, int], frames: Mapping[SideName, int], metric: FeatureMetric) -> list[str]:
+    """A warning of one metric alone, where its covariances are singular.
+
+    Args:
+        counts: clips that were looked at, by side.
+        frames: frames of a clip, by side.
+        metric: what was measured of them.
+    """
+    samples = [counts[side] * metric.samples_per_video(frames[side]) for side in counts if side in metric.sides]
+    dim = metric.extractor.num_features
+    if not metric.fits_gaussian or not samples or min(samples) > dim:
+        return []
+    return [
+        f"{metric.label}: no more samples ({min(samples)}) than features ({dim}), so that the covariance is singular;"
+        " the value is exact for these videos and a poor estimate for more of them"
+    ]
+
+
+def paired_warnings(real: Side, fake: Side) -> list[str]:
+    """What :func:`find_warnings` says of pairs, without the numbers of frames, of which pairing tells itself."""
+    sides = {"real": real, "fake": fake}
+    lines = [line for name, (source, facts) in sides.items() for line in _duplicates(name, source, facts)]
+    return [*lines, *_lossy(fake[0]), *_rates(real, fake), *_overlap(real, fake)]
+
+
 def _too_few(sides: Mapping[str, Side], metrics: Sequence[FeatureMetric]) -> list[str]:
     counts = {name: len(facts.digests) for name, (_, facts) in sides.items()}
     lines = []
@@ -44,18 +70,6 @@ def _too_few(sides: Mapping[str, Side], metrics: Sequence[FeatureMetric]) -> lis
         said = ", ".join(f"{count} {name}" for name, count in counts.items())
         effect = "fewer give larger distances" if len(sides) == 2 else "fewer give other values"
         lines.append(f"few videos ({said}): published numbers take {PUBLISHED_NUM_VIDEOS}, and {effect}")
-    for metric in metrics:
-        dim = metric.extractor.num_features
-        samples = [
-            count * metric.samples_per_video(sides[name][0].clips.num_frames)
-            for name, count in counts.items()
-            if name in metric.sides
-        ]
-        if metric.fits_gaussian and samples and min(samples) <= dim:
-            lines.append(
-                f"{metric.label}: no more samples ({min(samples)}) than features ({dim}), so that the covariance"
-                " is singular; the value is exact for these videos and a poor estimate for more of them"
-            )
     return lines
 
 
@@ -100,9 +114,7 @@ def _differences(real: Side, fake: Side) -> list[str]:
     sizes = [_shown_sizes(facts) for _, facts in (real, fake)]
     if real[1].sizes and fake[1].sizes and set(real[1].sizes) != set(fake[1].sizes):
         lines.append(f"real and fake videos differ in size ({sizes[0]} and {sizes[1]}); give --resolution")
-    rates = [_fps(source) for source, _ in (real, fake)]
-    if rates[0] and rates[1] and abs(rates[0] - rates[1]) > 0.01 * max(rates[0], rates[1]):
-        lines.append(f"real and fake videos differ in frame rate ({rates[0]:g} and {rates[1]:g} frames per second)")
+    lines += _rates(real, fake)
     lengths = [_one_length(source) for source, _ in (real, fake)]
     if lengths[0] and lengths[1] and lengths[0] != lengths[1]:
         lines.append(
@@ -110,6 +122,13 @@ def _differences(real: Side, fake: Side) -> list[str]:
             f" clips of {fake[0].clips.num_frames} are measured"
         )
     return lines
+
+
+def _rates(real: Side, fake: Side) -> list[str]:
+    rates = [_fps(source) for source, _ in (real, fake)]
+    if rates[0] and rates[1] and abs(rates[0] - rates[1]) > 0.01 * max(rates[0], rates[1]):
+        return [f"real and fake videos differ in frame rate ({rates[0]:g} and {rates[1]:g} frames per second)"]
+    return []
 
 
 def _shown_sizes(facts: Facts) -> str:

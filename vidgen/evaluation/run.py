@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vidgen.config.metrics import check_labels
 from vidgen.distributed import control_group, gather_objects, world
 from vidgen.errors import UserError
-from vidgen.evaluation.findings import find_warnings
+from vidgen.evaluation.findings import find_warnings, paired_warnings, too_few_samples
 from vidgen.evaluation.pairs import Pairs
 from vidgen.evaluation.passes import Facts, Pass
 from vidgen.evaluation.result import Evaluation, MetricResult, Samples
@@ -259,14 +259,19 @@ def _result(metric: VideoMetric, parts: Sequence[_Part], pairs: Pairs | None) ->
     if not math.isfinite(value):
         raise UserError(f"{metric.label}: the value is {value}; a video or a network is at fault")
     protocol = metric.protocol()
-    for part in parts:
-        if any(metric is one for one in part.metrics):
-            protocol[part.side] = _describe(part.source, part.facts)
+    own = [part for part in parts if any(metric is one for one in part.metrics)]
+    for part in own:
+        protocol[part.side] = _describe(part.source, part.facts)
+    warnings = metric.warnings()
+    if isinstance(metric, FeatureMetric):
+        counts = {part.side: len(part.facts.digests) for part in own}
+        frames = {part.side: part.source.clips.num_frames for part in own}
+        warnings = [*too_few_samples(counts, frames, metric), *warnings]
     if isinstance(metric, PairedMetric) and pairs is not None:
         protocol["pairing"] = pairs.pairing
         protocol["real"] = _describe(pairs.real, pairs.facts["real"])
         protocol["fake"] = _describe(pairs.fake, pairs.facts["fake"])
-    return MetricResult(value, metric.details, protocol, tuple(metric.warnings()))
+    return MetricResult(value, metric.details, protocol, tuple(warnings))
 
 
 def _describe(source: ClipSource, facts: Facts) -> dict[str, Any]:
@@ -297,7 +302,9 @@ def _warnings(metrics: Sequence[VideoMetric], parts: Sequence[_Part], pairs: Pai
             sides: dict[str, tuple[ClipSource, Facts]] = {}
             sides |= {parts[number].side: (parts[number].source, parts[number].facts) for number in sorted(numbers)}
             lines += find_warnings(sides, group)
-        lines += pairs.warnings() if pairs is not None else []
+        if pairs is not None:
+            lines += pairs.warnings()
+            lines += paired_warnings((pairs.real, pairs.facts["real"]), (pairs.fake, pairs.facts["fake"]))
     return gather_objects(list(dict.fromkeys(lines)))[0]
 
 

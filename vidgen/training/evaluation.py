@@ -16,10 +16,11 @@ from vidgen.distributed import world
 from vidgen.errors import UserError
 from vidgen.evaluation.pairs import Pairs
 from vidgen.evaluation.result import Evaluation
-from vidgen.evaluation.run import Settings, evaluate
+from vidgen.evaluation.run import Settings, clip_rule, evaluate
 from vidgen.evaluation.sources import ClipRule, GeneratedClips, StoredClips
 from vidgen.metrics.base import FeatureMetric, PairedMetric
 from vidgen.models.base import VideoModel
+from vidgen.registry import MODELS
 from vidgen.training.ema import ModuleAverage
 from vidgen.training.random_state import capture, restore
 from vidgen.training.settings import EvaluationSettings
@@ -32,7 +33,8 @@ class PeriodicEvaluation(pl.Callback):
 
     All processes share the work. What is found is logged under ``eval/<metric>`` and written to
     ``iteration_<n>.json``, as ``vidgen eval`` writes it. A value that cannot be had costs a warning, not the run; a
-    metric that cannot be built ends it before the first iteration. Features of real videos are kept on the disk.
+    metric that cannot be built, or that could never have a value, ends it before the first iteration. Features of real
+    videos are kept on the disk.
 
     Args:
         folder: where the results go.
@@ -42,7 +44,7 @@ class PeriodicEvaluation(pl.Callback):
 
     Raises:
         UserError: a metric cannot be built, because its weights are not to be had for example, or the videos are too
-            short for it.
+            short or too few for it.
     """
 
     def __init__(
@@ -56,11 +58,25 @@ class PeriodicEvaluation(pl.Callback):
         for metric in self.metrics:
             if isinstance(metric, FeatureMetric):
                 _check_length(metric, dataset)
+                _check_number(metric, dataset, settings)
         self._latest: tuple[int, dict[str, float]] = (0, {})
 
     def values_at(self, iteration: int) -> Mapping[str, float]:
         """What was measured at an iteration, by its logged name; empty where nothing was."""
         return self._latest[1] if self._latest[0] == iteration else {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: VideoModel) -> None:  # type: ignore[override]
+        """Refuse metrics that the model offers nothing for.
+
+        Raises:
+            UserError: there is one.
+        """
+        for metric in self.metrics:
+            if isinstance(metric, PairedMetric) and not pl_module.sample_keys:
+                raise UserError(
+                    f"eval.metrics: {metric.name} compares predictions with real videos, and"
+                    f" {MODELS.name_of(type(pl_module))} predicts none; leave it out"
+                )
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: VideoModel, *_: object) -> None:  # type: ignore[override]
         """Measure when it is time to."""
@@ -156,3 +172,14 @@ def _check_length(metric: FeatureMetric, dataset: VideoDataset) -> None:
             f"eval.metrics: {metric.name} takes clips of {frames} frames at stride {metric.stride}, and the longest"
             f" training video has {longest}; set the metric's num_frames or stride"
         )
+
+
+def _check_number(metric: FeatureMetric, dataset: VideoDataset, settings: EvaluationSettings) -> None:
+    asked = {"real": settings.num_real or settings.num_videos, "fake": settings.num_videos}
+    try:
+        for side in metric.sides:
+            rule = clip_rule(metric, side, Settings())
+            there = int((dataset.lengths >= rule.least_length).sum()) if side == "real" else asked[side]
+            metric.check_samples(side, min(asked[side], there) * metric.samples_per_video(rule.num_frames))
+    except (ValueError, UserError) as error:
+        raise UserError(f"eval.metrics: {error}") from None
