@@ -350,11 +350,12 @@ def test_descriptions_are_plain(tmp_path):
         "clips": asdict(ClipRule(6)),
     }
     about = {"path": "x.ckpt", "checkpoint": "cafe", "iteration": 3, "weights": "ema"}
-    made = GeneratedClips(model(), 2, ClipRule(3), seed=5, about=about).describe()
+    made = GeneratedClips(model(), 2, ClipRule(3), seed=5, about=about, fingerprint="beef").describe()
     assert json.loads(json.dumps(made)) == {
         "source": "checkpoint",
         **about,
         "model": "seeded_noise",
+        "model_fingerprint": "beef",
         "seed": 5,
         "rounding": "round",
         "keywords": {},

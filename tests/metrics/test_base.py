@@ -143,9 +143,9 @@ def extrapolated() -> list[float]:
     with patch("vidgen.metrics.video_distances.shared_extractor", tiny):
         metric = FrechetVideoDistanceInfinity()
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(601, 6, generator=generator)
-    metric.add(rows[rank::size] + 0.5, True, range(rank, 601, size))
-    metric.add(rows[rank::size], False, range(rank, 601, size))
+    rows = torch.randn(1101, 6, generator=generator)
+    metric.add(rows[rank::size] + 0.5, True, range(rank, 1101, size))
+    metric.add(rows[rank::size], False, range(rank, 1101, size))
     return [float(metric.compute()), metric.details["slope"]]
 
 

@@ -193,3 +193,13 @@ def test_scores_have_names():
         BestOfN("mse")
     with pytest.raises(UserError, match=r"^best_of_n: num_samples is 0; it must be at least 1$"):
         BestOfN("ssim", 0)
+
+
+def test_one_sample_needs_no_axis_of_samples():
+    fake, target = samples(of_each=1)
+    values = []
+    for given in (fake, fake[:, 0]):
+        metric = BestOfN("psnr", 1)
+        metric.update(given, target)
+        values.append(float(metric.compute()))
+    assert values[0] == values[1]

@@ -293,3 +293,11 @@ def test_settings_that_are_none_are_refused(settings, message):
     with pytest.raises(UserError) as error:
         LinearSeparability(**settings)
     assert str(error.value) == message
+
+
+def test_random_classifiers_are_told_of():
+    here = f"{__name__}.Attributes"
+    assert LinearSeparability(classifier=here).warnings() == []
+    assert LinearSeparability(classifier=here, weights="random").warnings() == [
+        "separability_random_attributes: the weights of attributes are random; not comparable with any separability"
+    ]

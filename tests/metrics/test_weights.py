@@ -146,7 +146,10 @@ def test_a_users_home_is_found(tmp_path, server, monkeypatch):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path, server):
-    assert message(published(server), tmp_path / "absent.pth") == f"{tmp_path / 'absent.pth'}: no such weight file"
+    assert (
+        message(published(server), tmp_path / "absent.pth")
+        == f"{tmp_path / 'absent.pth'}: no such weight file; give the path of one, auto or random"
+    )
 
 
 def test_a_folder_is_named(tmp_path, server):

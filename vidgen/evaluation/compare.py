@@ -18,6 +18,7 @@ FREE_FIELDS: dict[str, str] = {
     "fake.path": "what is being compared",
     "fake.checkpoint": "what is being compared",
     "fake.model": "what is being compared",
+    "fake.model_fingerprint": "what is being compared",
     "fake.iteration": "what is being compared",
     "fake.weights": "what is being compared: averaged weights (EMA) or not",
     "fake.keywords": "what is being compared: how the model was asked to sample",

@@ -307,6 +307,7 @@ class GeneratedClips(ClipSource):
             "source": "checkpoint",
             **self.about,
             "model": MODELS.name_of(type(self.model)),
+            "model_fingerprint": self.fingerprint,
             "seed": self.seed,
             "rounding": self.rounding,
             "keywords": self.keywords,

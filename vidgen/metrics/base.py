@@ -246,17 +246,7 @@ class FeatureMetric(VideoMetric):
 
     def warnings(self) -> list[str]:
         """Says when the network's weights are not the published ones."""
-        weights = self.extractor.weights
-        if weights.name == "random":
-            name = super().label
-            return [f"{self.label}: the weights of {self.extractor.name} are random; not comparable with any {name}"]
-        if not weights.published:
-            return [
-                f"{self.label}: {weights.file or weights.name} does not hold the published weights of"
-                f" {self.extractor.name} (it holds {weights.name}, fingerprint {weights.fingerprint});"
-                f" not comparable with published numbers"
-            ]
-        return []
+        return warnings_of_weights(self, super().label, self.extractor)
 
     def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> Module:
         device = fn(torch.zeros(1, device=self.device)).device  # precision is not a module's to change
@@ -347,6 +337,25 @@ def _joined(parts: list[Tensor] | Tensor) -> Tensor:
         return parts
     filled = [part for part in parts if len(part)]
     return torch.cat(filled) if filled else torch.zeros(0, 1)
+
+
+def warnings_of_weights(metric: VideoMetric, name: str, extractor: Extractor) -> list[str]:
+    """A line where the weights of a metric's network are not the published ones.
+
+    Args:
+        metric: whose value it is about.
+        name: what the number would be called with the published weights.
+        extractor: the network.
+    """
+    weights = extractor.weights
+    if weights.name == "random":
+        return [f"{metric.label}: the weights of {extractor.name} are random; not comparable with any {name}"]
+    if weights.published:
+        return []
+    return [
+        f"{metric.label}: {weights.file or weights.name} does not hold the published weights of {extractor.name}"
+        f" (it holds {weights.name}, fingerprint {weights.fingerprint}); not comparable with published numbers"
+    ]
 
 
 def check_enough(metric: VideoMetric, side: str, count: int, least: int) -> None:

@@ -158,13 +158,15 @@ class BestOfN(FrameScores):
         """Add sequences.
 
         Args:
-            fake: uint8 ``(B, N, C, T, H, W)``, N samples of each sequence.
+            fake: uint8 ``(B, N, C, T, H, W)``, N samples of each sequence; ``(B, C, T, H, W)`` will do for one.
             target: uint8 ``(B, C, T, H, W)``.
 
         Raises:
             TypeError: not uint8.
             ValueError: another number of samples, or shapes that do not fit.
         """
+        if fake.ndim == 5 and self.num_samples == 1:
+            fake = fake[:, None]
         if fake.ndim != 6 or fake.shape[1] != self.num_samples:
             raise ValueError(
                 f"best_of_n: takes fakes (B, N, C, T, H, W) with N = {self.num_samples} samples of each sequence,"

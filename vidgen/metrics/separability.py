@@ -15,7 +15,7 @@ from torch.nn import Module
 from vidgen.distributed import world
 from vidgen.errors import UserError
 from vidgen.media import to_uint8
-from vidgen.metrics.base import Details, ProbeMetric
+from vidgen.metrics.base import Details, ProbeMetric, warnings_of_weights
 from vidgen.metrics.extractors import shared_extractor
 from vidgen.metrics.extractors.base import Extractor
 from vidgen.metrics.perceptual_path import check_latent_space, chosen_latent
@@ -178,6 +178,10 @@ class LinearSeparability(ProbeMetric):
         """The registered name; with ``_random_<classifier>`` where the classifier's weights are random."""
         random = self.classifier.weights.name == "random"
         return f"{self.name}_random_{self.classifier.name}" if random else self.name
+
+    def warnings(self) -> list[str]:
+        """Says when the classifier's weights are not the published ones."""
+        return warnings_of_weights(self, self.name, self.classifier)
 
     @torch.no_grad()
     def measure(self, model: VideoModel) -> None:

@@ -227,7 +227,7 @@ def _readable(path: Path) -> Path:
     if path.is_dir():
         raise UserError(f"{path}: is a folder, not a weight file")
     if not path.is_file():
-        raise UserError(f"{path}: no such weight file")
+        raise UserError(f"{path}: no such weight file; give the path of one, auto or random")
     if not os.access(path, os.R_OK):
         raise UserError(f"{path}: must not be read; permit it, or name another file")
     return path
