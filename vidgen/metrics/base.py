@@ -294,6 +294,37 @@ class MomentMetric(MomentStates):
         self.add_moments(moments_of(features.flatten(0, -2)), side)
 
 
+class FrechetMetric(MomentMetric):
+    """Squared Fréchet distance of Gaussians fitted to the features of each side; 0 is best.
+
+    Args:
+        extractor: what the metric looks through.
+        num_frames: frames of a clip; None takes any.
+        stride: source frames from one clip frame to the next.
+        ddof: 1 for covariances divided by N - 1, 0 by N.
+    """
+
+    higher_is_better = False
+
+    def __init__(
+        self, extractor: Extractor, num_frames: int | None = None, stride: int = 1, ddof: Literal[0, 1] = 1
+    ) -> None:
+        super().__init__(extractor, num_frames, stride)
+        self.ddof = ddof
+
+    def least_samples(self, side: Side) -> int:
+        """See :meth:`FeatureMetric.least_samples`."""
+        return self.ddof + 1
+
+    def result(self) -> tuple[float, Details]:
+        """See :meth:`VideoMetric.result`."""
+        return frechet_of(self, self.moments("real"), self.moments("fake"), self.ddof), {}
+
+    def protocol(self) -> dict[str, Any]:
+        """See :meth:`FeatureMetric.protocol`; adds the covariances' denominator."""
+        return {**super().protocol(), "covariance_denominator": "n" if self.ddof == 0 else "n-1"}
+
+
 class KeptFeatureMetric(FeatureMetric):
     """Keeps all features, for formulas that need them; computed in the order of the videos' numbers."""
 

@@ -9,31 +9,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from vidgen.errors import UserError
-from vidgen.metrics.base import Details, KeptFeatureMetric, MomentMetric, Side, frechet_of
+from vidgen.metrics.base import Details, FrechetMetric, KeptFeatureMetric, Side
 from vidgen.metrics.extractors import shared_extractor
 from vidgen.metrics.kernel_distance import kernel_inception_distance
 from vidgen.registry import METRICS
 
 
-class _FrechetOfFrames(MomentMetric):
-    ddof: Literal[0, 1]
-    higher_is_better = False
-
-    def least_samples(self, side: Side) -> int:
-        """See :meth:`FeatureMetric.least_samples`."""
-        return self.ddof + 1
-
-    def result(self) -> tuple[float, Details]:
-        """See :meth:`VideoMetric.result`; needs two frames of each side."""
-        return frechet_of(self, self.moments("real"), self.moments("fake"), self.ddof), {}
-
-    def protocol(self) -> dict[str, Any]:
-        """See :meth:`FeatureMetric.protocol`; adds the covariances' denominator."""
-        return {**super().protocol(), "covariance_denominator": "n" if self.ddof == 0 else "n-1"}
-
-
 @METRICS.register("fid")
-class FrechetInceptionDistance(_FrechetOfFrames):
+class FrechetInceptionDistance(FrechetMetric):
     """Fréchet inception distance of frames: Inception-v3 of 2015-12-05, 2048 features, resized as published; 0 is best.
 
     Args:
@@ -56,12 +39,11 @@ class FrechetInceptionDistance(_FrechetOfFrames):
         antialias: bool = False,
         ddof: Literal[0, 1] = 1,
     ) -> None:
-        super().__init__(shared_extractor("inception", weights=weights, antialias=antialias), num_frames, stride)
-        self.ddof = ddof
+        super().__init__(shared_extractor("inception", weights=weights, antialias=antialias), num_frames, stride, ddof)
 
 
 @METRICS.register("fd_dinov2")
-class FrechetDinoDistance(_FrechetOfFrames):
+class FrechetDinoDistance(FrechetMetric):
     """Fréchet distance of DINOv2 features of frames: class token of ViT-L/14, 1024 features; 0 is best.
 
     Args:
@@ -82,8 +64,7 @@ class FrechetDinoDistance(_FrechetOfFrames):
         stride: int = 1,
         ddof: Literal[0, 1] = 1,
     ) -> None:
-        super().__init__(shared_extractor("dinov2", weights=weights), num_frames, stride)
-        self.ddof = ddof
+        super().__init__(shared_extractor("dinov2", weights=weights), num_frames, stride, ddof)
 
 
 @METRICS.register("kid")

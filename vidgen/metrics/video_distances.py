@@ -18,6 +18,7 @@ from vidgen.errors import UserError, did_you_mean
 from vidgen.metrics.base import (
     Details,
     FeatureMetric,
+    FrechetMetric,
     KeptFeatureMetric,
     MomentMetric,
     MomentStates,
@@ -344,7 +345,7 @@ class KernelVideoDistance(_ByI3D, KeptFeatureMetric):
 
 
 @METRICS.register("cdfvd")
-class ContentDebiasedFrechetVideoDistance(MomentMetric):
+class ContentDebiasedFrechetVideoDistance(FrechetMetric):
     """Fréchet distance of VideoMAE features, which see motion where I3D's see mostly single frames.
 
     Args:
@@ -358,20 +359,7 @@ class ContentDebiasedFrechetVideoDistance(MomentMetric):
     higher_is_better = False
 
     def __init__(self, *, weights: str = "auto", stride: int = 1, ddof: Literal[0, 1] = 0) -> None:
-        super().__init__(shared_extractor("videomae", weights=weights), 16, stride)
-        self.ddof = ddof
-
-    def least_samples(self, side: Side) -> int:
-        """See :meth:`FeatureMetric.least_samples`."""
-        return self.ddof + 1
-
-    def result(self) -> tuple[float, Details]:
-        """See :meth:`VideoMetric.result`."""
-        return frechet_of(self, self.moments("real"), self.moments("fake"), self.ddof), {}
-
-    def protocol(self) -> dict[str, Any]:
-        """See :meth:`FeatureMetric.protocol`; adds the covariances' denominator."""
-        return {**super().protocol(), "covariance_denominator": "n" if self.ddof == 0 else "n-1"}
+        super().__init__(shared_extractor("videomae", weights=weights), 16, stride, ddof)
 
 
 def _given(**arguments: Any) -> dict[str, Any]:
