@@ -89,7 +89,11 @@ class Registry(Generic[T]):
             raise UserError(f"{self.kind} {path!r}: module {module_name!r} has no {attribute!r}") from None
 
 
-MODELS: Registry = Registry("model", {"mocogan": "vidgen.models.mocogan"}, "vidgen.models")
+MODELS: Registry = Registry(
+    "model",
+    {"mocogan": "vidgen.models.mocogan", "tgan": "vidgen.models.tgan", "vgan": "vidgen.models.vgan"},
+    "vidgen.models",
+)
 DATASETS: Registry = Registry(
     "dataset",
     {

@@ -9,7 +9,11 @@ from typing import Any
 
 from vidgen.errors import UserError, did_you_mean
 
-CONVERTERS = {"mocogan": "vidgen.interop.mocogan"}
+CONVERTERS = {
+    "mocogan": "vidgen.interop.mocogan",
+    "tgan": "vidgen.interop.tgan",
+    "vgan": "vidgen.interop.vgan",
+}
 """Model name -> module whose ``read_official(source, **options)`` returns the model with the official weights."""
 
 

@@ -7,14 +7,15 @@ three networks are read too, with the prefixes ``generator.``, ``image_discrimin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidgen.errors import UserError
 from vidgen.interop.restricted_pickle import Record, read
+from vidgen.interop.state_dicts import Given, build, official_key, problems_of, shape_of, split_networks, translate
 from vidgen.models.mocogan import MoCoGAN, fewest_frames
 
 GENERATOR = {
@@ -56,27 +57,6 @@ RECORDS = ("models.VideoGenerator", "torch.nn.modules.*", "torch.nn.backends.thn
 NETWORKS = ("generator", "image_discriminator", "video_discriminator")
 
 
-def translate_key(key: str, table: Mapping[str, str], prefix: str = "") -> str:
-    """Our name of an official state-dict entry; ``prefix`` names the network in messages.
-
-    Raises:
-        UserError: the official module has no such entry.
-    """
-    module, _, entry = key.rpartition(".")
-    if module not in table:
-        raise UserError(f"has {prefix}{key}, which is not part of the official module")
-    return f"{table[module]}.{entry}"
-
-
-def translate(state: Mapping[str, Tensor], table: Mapping[str, str], prefix: str = "") -> dict[str, Tensor]:
-    """An official state dict under our names; ``prefix`` names the network in messages.
-
-    Raises:
-        UserError: an entry is not part of the official module.
-    """
-    return {translate_key(key, table, prefix): value for key, value in state.items()}
-
-
 def read_official(source: Path, num_frames: int = 16, dim_category: int | None = None) -> MoCoGAN:
     """The model with the weights of an official file; networks that the file lacks keep new, untrained weights.
 
@@ -89,21 +69,21 @@ def read_official(source: Path, num_frames: int = 16, dim_category: int | None =
         UserError: the file cannot be read safely, or its entries are not those of the official networks.
     """
     content = read(source, RECORDS)
-    try:
+    with problems_of(source):
         if isinstance(content, Record):
             states, sizes = _from_module(content)
         elif isinstance(content, Mapping):
             states, sizes = _from_state_dict(content, num_frames, dim_category)
         else:
             raise UserError(f"holds a {type(content).__name__}, neither a module nor a state dict")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = MoCoGAN(**sizes, **_discriminators(states))
+        sizes |= _discriminators(states)
+        tables = _tables(sizes)
+        networks = {}
         for name, state in states.items():
-            _load(name, getattr(model, name), state)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-    return model.eval()
+            table, prefix = tables[name], f"{name}."
+            official = partial(official_key, table=table, prefix=prefix)
+            networks[name] = Given(translate(state, table, prefix), official, source)
+    return build(partial(MoCoGAN, **sizes), networks)
 
 
 def _from_module(record: Record) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -119,7 +99,7 @@ def _from_module(record: Record) -> tuple[dict[str, dict[str, Tensor]], dict[str
             raise UserError(f"the generator lacks its attribute {theirs}")
     sizes = {ours: attributes[theirs] for ours, theirs in names.items()}
     sizes["num_frames"] = max(sizes["num_frames"], fewest_frames(4, "full"))  # the new D_V needs as many
-    return {"generator": state}, {**sizes, "generator_width": _shape(state, "main.9.weight", "generator")[1]}
+    return {"generator": state}, {**sizes, "generator_width": shape_of(state, "main.9.weight", 4, "generator.")[1]}
 
 
 def _entries(record: Record, prefix: str) -> Iterator[tuple[str, Tensor]]:
@@ -138,62 +118,45 @@ def _from_state_dict(
     content: Mapping[Any, Any], num_frames: int, dim_category: int | None
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """State dicts by network, and the sizes that follow from the shapes."""
-    prefixed = any(str(key).startswith(f"{name}.") for key in content for name in NETWORKS)
-    states: dict[str, dict[str, Tensor]] = {}
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise UserError(f"entry {key!r} is not a tensor; a state dict with official names was expected")
-        network, _, name = key.partition(".") if prefixed else ("generator", "", key)
-        if network not in NETWORKS:
-            raise UserError(f"has {key}, which belongs to none of {', '.join(NETWORKS)}")
-        states.setdefault(network, {})[name] = value.as_subclass(Tensor)
+    states = split_networks(content, {f"{name}.": name for name in NETWORKS}, "generator")
     if "generator" not in states:
         raise UserError("holds no generator")
     generator = states["generator"]
-    motion = _shape(generator, "recurrent.weight_hh", "generator")[1]
+    motion = shape_of(generator, "recurrent.weight_hh", 2, "generator.")[1]
     if dim_category is None:
-        head = states.get("video_discriminator", {}).get("main.15.weight")
-        dim_category = 0 if head is None else head.shape[0] - 1
-    content_size = _shape(generator, "main.0.weight", "generator")[0] - motion - dim_category
+        judge = states.get("video_discriminator", {})
+        head = "main.15.weight"
+        dim_category = shape_of(judge, head, 5, "video_discriminator.")[0] - 1 if head in judge else 0
+    content_size = shape_of(generator, "main.0.weight", 4, "generator.")[0] - motion - dim_category
     if content_size < 1:
         raise UserError(f"dim_category {dim_category}: leaves no content code in the generator's input")
-    width, channels = _shape(generator, "main.12.weight", "generator")[:2]
+    width, channels = shape_of(generator, "main.12.weight", 4, "generator.")[:2]
     sizes = {"channels": channels, "dim_content": content_size, "dim_motion": motion, "dim_category": dim_category}
     return states, {**sizes, "num_frames": num_frames, "generator_width": width}
 
 
-def _shape(state: Mapping[str, Tensor], key: str, network: str) -> tuple[int, ...]:
-    if key not in state or state[key].dim() < 2:
-        raise UserError(f"lacks {network}.{key}")
-    return tuple(state[key].shape)
-
-
 def _discriminators(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
     """Constructor arguments that describe the discriminators in the file; new ones are as wide as the generator."""
-    arguments: dict[str, Any] = {"discriminator_width": _shape(states["generator"], "main.9.weight", "generator")[1]}
+    width = shape_of(states["generator"], "main.9.weight", 4, "generator.")[1]
+    arguments: dict[str, Any] = {"discriminator_width": width}
     widths = {"image_discriminator": "image_discriminator_width", "video_discriminator": "discriminator_width"}
-    for network, width in widths.items():
+    for network, width_name in widths.items():
         if network in states:
+            dimensions = 4 if network == "image_discriminator" else 5
             arguments[network] = "full" if "main.15.weight" in states[network] else "patch"
-            arguments[width] = _shape(states[network], "main.1.weight", network)[0]
-    if "video_discriminator" in states:
-        outputs = states["video_discriminator"].get("main.15.weight", torch.empty(1)).shape[0]
+            arguments[width_name] = shape_of(states[network], "main.1.weight", dimensions, f"{network}.")[0]
+    if arguments.get("video_discriminator") == "full":
+        outputs = shape_of(states["video_discriminator"], "main.15.weight", 5, "video_discriminator.")[0]
         arguments["use_categories"] = arguments["use_infogan"] = outputs > 1
+    elif "video_discriminator" in states:
+        arguments["use_categories"] = arguments["use_infogan"] = False
     return arguments
 
 
-def _load(name: str, network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Fill a network; the versions of old did not count the batches that batch norm has seen."""
-    table = GENERATOR if name == "generator" else DISCRIMINATORS[type(network).__name__]
-    official = {ours: theirs for theirs, ours in table.items()}
-    given, expected = translate(state, table, f"{name}."), network.state_dict()
-    for key in [*expected, *given]:
-        module, _, entry = key.rpartition(".")
-        theirs = f"{name}.{official[module]}.{entry}"
-        if key not in given and entry != "num_batches_tracked":
-            raise UserError(f"lacks {theirs}")
-        if key not in expected:
-            raise UserError(f"has {theirs}, which is not part of the official module")
-        if key in given and given[key].shape != expected[key].shape:
-            raise UserError(f"{theirs} is {tuple(given[key].shape)}, expected {tuple(expected[key].shape)}")
-    network.load_state_dict({**expected, **given})
+def _tables(sizes: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Official modules of the networks that have been described."""
+    tables = {"generator": GENERATOR}
+    for network, kind in (("image_discriminator", "Image"), ("video_discriminator", "Video")):
+        patch = "Patch" if sizes.get(network) == "patch" else ""
+        tables[network] = DISCRIMINATORS[f"{patch}{kind}Discriminator"]
+    return tables

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidgen.distributed import sum_over_ranks, world
+from vidgen.layers.updated_weights import may_be_updated
 
 
 def _global_moments(x: Tensor, dims: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,7 +37,25 @@ def _global_moments(x: Tensor, dims: list[int]) -> tuple[Tensor, Tensor, Tensor]
 
 
 class _GlobalStatistics:
-    """Mixin: normalise with statistics over all ranks while training."""
+    """Mixin: normalise with statistics over all ranks while training; the shift can be left out.
+
+    Args:
+        num_features: channels.
+        shift: whether there is a learned shift (``bias``) beside the learned scale (``weight``).
+        options: as for ``torch.nn.BatchNorm*d``.
+    """
+
+    def __init__(self: Any, num_features: int, *, shift: bool = True, **options: Any) -> None:
+        super().__init__(num_features, **options)  # type: ignore[call-arg]
+        if not shift:
+            self.register_parameter("bias", None)
+
+    def reset_parameters(self: Any) -> None:
+        """Scale 1, shift 0, running statistics of a standard normal input."""
+        self.reset_running_stats()
+        for parameter, value in ((self.weight, 1.0), (self.bias, 0.0)):
+            if parameter is not None:
+                nn.init.constant_(parameter, value)
 
     def forward(self: Any, x: Tensor) -> Tensor:
         if world()[1] == 1 or not (self.training or self.running_mean is None):
@@ -50,13 +69,17 @@ class _GlobalStatistics:
         mean, variance, count = _global_moments(wide, dims)
         if self.track_running_stats:
             self._track(mean.detach(), variance.detach(), count)
-        scale = torch.rsqrt(variance + self.eps)
-        if self.affine:
-            scale = scale * self.weight
-        shift = -mean * scale
-        if self.affine:
-            shift = shift + self.bias
         shape = [1, -1] + [1] * (x.dim() - 2)
+        scale = torch.rsqrt(variance + self.eps)
+        shift = -mean * scale
+        if may_be_updated():  # statistics apart from what is learned, at the price of one more saved activation
+            wide = torch.addcmul(shift.view(shape), wide, scale.view(shape))
+            wide = wide if self.weight is None else wide * self.weight.view(shape)
+            return (wide if self.bias is None else wide + self.bias.view(shape)).to(x.dtype)
+        if self.weight is not None:
+            scale, shift = scale * self.weight, shift * self.weight
+        if self.bias is not None:
+            shift = shift + self.bias
         return torch.addcmul(shift.view(shape), wide, scale.view(shape)).to(x.dtype)
 
     @torch.no_grad()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import fnmatch
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -21,14 +21,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vidgen.data.spec import DataSpec
 from vidgen.distributed import world
-from vidgen.errors import UserError
 from vidgen.seeding import NoiseStream, derive_seed, noise_from
 from vidgen.training.gradients import average_gradients, clip_gradients, gradient_norm
 from vidgen.training.meters import FiniteWatch, MeanMeter
 
 Batch = dict[str, Any]
 LossTerms = dict[str, Tensor]
-LossFunction = Callable[[list[Batch]], LossTerms]
+Shared = TypeVar("Shared")
+LossFunction = Callable[[Any], LossTerms]
 
 
 class VideoModel(pl.LightningModule):
@@ -85,6 +85,16 @@ class VideoModel(pl.LightningModule):
         return ()
 
     @property
+    def max_frames(self) -> int | None:
+        """Frames of the longest video that :meth:`sample` makes; None means that there is no longest one."""
+        return None
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the seed of :meth:`sample` matters: False for a model with one answer to what it is given."""
+        return True
+
+    @property
     def parameters_without_gradient(self) -> Mapping[str, str]:
         """Parameter name pattern -> why one full schedule gives it no gradient."""
         return {}
@@ -132,7 +142,8 @@ class VideoModel(pl.LightningModule):
     ) -> tuple[Tensor, Any]:
         """Make the next frames of videos of any length, in memory that does not grow with it.
 
-        What successive calls return is, concatenated, what :meth:`sample` returns.
+        What successive calls return is, concatenated, what :meth:`sample` returns. A model whose videos have a greatest
+        length (:attr:`max_frames`) makes them again from their beginning and hands out the part that is asked for.
 
         Args:
             batch: what the model conditions on, see :attr:`sample_keys`.
@@ -144,8 +155,17 @@ class VideoModel(pl.LightningModule):
 
         Returns:
             Frames ``(N, C, num_frames, H, W)`` in ``[-1, 1]``, and the state for the next call.
+
+        Raises:
+            UserError: the videos would become longer than the model makes them.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not stream")
+        if self.max_frames is None:
+            raise NotImplementedError(f"{type(self).__name__} does not stream")
+        start: int = state or 0
+        end = start + (self.init_args["num_frames"] if num_frames is None else num_frames)
+        given = {"batch": batch} if self.sample_keys else {}
+        videos = self.sample(num_videos, num_frames=end, seed=seed, first=first, **given)
+        return videos[:, :, start:], end
 
     def prepare_sampling(self) -> None:
         """Compute what sampling needs once, after the weights are final (for example standing statistics)."""
@@ -273,7 +293,35 @@ class AdversarialModel(VideoModel):
         """As in :class:`VideoModel`; micro-batches of an accumulated update draw independent noise."""
         return super().noise(f"{stream}#{self._micro_index}" if self._micro_index else stream)
 
-    def update(self, name: str, loss_fn: LossFunction, *, retain_graph: bool = False) -> None:
+    def share(self, name: str, forward: Callable[[list[Batch]], Shared]) -> list[Shared]:
+        """Run a forward pass that several updates have in common, once for each micro-batch.
+
+        No parameter is frozen, so that each update reaches its own. Hand the result to each :meth:`update` as
+        ``shared``, and let all but the last keep the graph. With gradient accumulation the graphs of all micro-batches
+        exist at once.
+
+        Args:
+            name: of the noise stream that layers draw from, and of the time in benchmarks.
+            forward: takes the batches of one micro-batch.
+
+        Returns:
+            What ``forward`` returned for each micro-batch.
+        """
+        results = []
+        # from now on, compiled forward passes give no memory away that a second backward pass needs
+        torch._functorch.config.donated_buffer = False
+        with self.timed(name):
+            for index in range(len(self._micro_batches)):
+                self._micro_index = index
+                torch.clear_autocast_cache()
+                with noise_from(self.noise(name)):
+                    results.append(forward(self._micro_batches[index]))
+            self._micro_index = 0
+        return results
+
+    def update(
+        self, name: str, loss_fn: LossFunction, *, retain_graph: bool = False, shared: Sequence[Any] | None = None
+    ) -> None:
         """Make one step of one optimiser.
 
         Freezes every parameter that the optimiser does not own, runs forward and backward for each micro-batch,
@@ -281,18 +329,26 @@ class AdversarialModel(VideoModel):
 
         Args:
             name: key of :meth:`build_optimizers`; also the noise stream that layers draw from.
-            loss_fn: takes the batches of one micro-batch and returns named loss terms; their sum is minimised.
+            loss_fn: takes the batches of one micro-batch, or what is shared for it, and returns named loss terms; their
+                sum is minimised.
             retain_graph: keep the graph for a later update that reuses it.
+            shared: what :meth:`share` returned, for a loss of an earlier forward pass.
         """
+        if shared is not None:
+            of_batches = loss_fn
+
+            def loss_fn(_: Any) -> LossTerms:
+                return of_batches(shared[self._micro_index])
+
         optimizer = self.optimizer(name)
         owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         optimizer.zero_grad(set_to_none=True)
-        with self._only_trainable(owned), self._timed(name):
+        with self._only_trainable(owned), self.timed(name):
             for index in range(len(self._micro_batches)):
                 self._micro_index = index
                 self._accumulate(name, loss_fn, owned, retain_graph)
             self._micro_index = 0
-        with self._timed(f"{name}/optimizer"):
+        with self.timed(f"{name}/optimizer"):
             self._step(name, optimizer, owned)
 
     def _accumulate(self, name: str, loss_fn: LossFunction, owned: list[nn.Parameter], retain_graph: bool) -> None:
@@ -340,7 +396,8 @@ class AdversarialModel(VideoModel):
                 parameter.requires_grad_(True)
 
     @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
+    def timed(self, name: str) -> Iterator[None]:
+        """Count the time of the block as ``name`` when a benchmark measures the parts of an iteration."""
         if self.update_timer is None:
             yield
         else:
@@ -354,13 +411,3 @@ def reason_without_gradient(model: VideoModel, parameter: str) -> str | None:
         if fnmatch.fnmatchcase(parameter, pattern):
             return reason
     return None
-
-
-def check_equal(key: str, configured: object, found: object, what: str) -> None:
-    """Raise when a model argument and the data disagree.
-
-    Raises:
-        UserError: naming the config key, its value and what the data has.
-    """
-    if configured != found:
-        raise UserError(f"model.{key}: is {configured}, but the data has {what} {found}; make them equal")

@@ -26,8 +26,7 @@ Other resolutions than the paper's 64 keep its plan: a base of 4 to 7 pixels, do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -41,6 +40,7 @@ from vidgen.errors import UserError
 from vidgen.layers.batch_norm import BatchNorm2d, BatchNorm3d
 from vidgen.layers.initialization import initialize_torch_0_2
 from vidgen.layers.noise import InstanceNoise
+from vidgen.layers.pyramid import pyramid_plan, pyramid_widths
 from vidgen.losses.adversarial import (
     accuracy_fake,
     accuracy_real,
@@ -48,11 +48,11 @@ from vidgen.losses.adversarial import (
     cross_entropy_fake,
     cross_entropy_real,
 )
-from vidgen.models.base import AdversarialModel, Batch, LossTerms, check_equal
+from vidgen.models.base import AdversarialModel, Batch, LossTerms
+from vidgen.models.common import check_clips, check_equal, check_label, check_positive, evaluating
 from vidgen.registry import MODELS
 from vidgen.seeding import NoiseStream, derive_seed
 
-WIDEST = 8  # no layer is wider than 8 times the narrowest one, as at 64 pixels
 NOISE_BLOCK = 16  # frames whose motion noise is drawn at once in sampling
 FRAMES_PER_PASS = 256  # frames that pass through G_I together in sampling, which bounds its memory
 
@@ -91,7 +91,7 @@ class ImageGenerator(nn.Module):
 
     def __init__(self, dim_latent: int, channels: int, width: int, base_size: int, upsamplings: int) -> None:
         super().__init__()
-        widths = [width * min(WIDEST, 2**level) for level in reversed(range(upsamplings))]
+        widths = pyramid_widths(width, upsamplings)[::-1]
         convolutions = [nn.ConvTranspose2d(dim_latent, widths[0], base_size, 1, 0, bias=False)]
         convolutions += [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths)]
         self.convolutions = nn.ModuleList(convolutions)
@@ -205,11 +205,6 @@ class DownBlock(nn.Module):
         return F.leaky_relu(self.norm(self.convolution(self.noise(x))), 0.2, inplace=True)
 
 
-def trunk_widths(width: int, blocks: int) -> list[int]:
-    """Channels after each block of a discriminator: doubled up to 8 times the first."""
-    return [width * min(WIDEST, 2**level) for level in range(blocks)]
-
-
 def image_convolution(inputs: int, outputs: int) -> nn.Conv2d:
     """A convolution that halves height and width."""
     return nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
@@ -245,7 +240,7 @@ class PatchImageDiscriminator(nn.Module):
 
     def __init__(self, channels: int, width: int, downsamplings: int, instance_noise: float = 0.0) -> None:
         super().__init__()
-        widths = trunk_widths(width, downsamplings - 1)
+        widths = pyramid_widths(width, downsamplings - 1)
         self.trunk = trunk(image_convolution, BatchNorm2d, channels, widths, instance_noise)
         self.noise = InstanceNoise(instance_noise)
         self.output = image_convolution(widths[-1], 1)
@@ -271,7 +266,7 @@ class ImageDiscriminator(nn.Module):
         self, channels: int, width: int, downsamplings: int, final_size: int = 4, instance_noise: float = 0.0
     ) -> None:
         super().__init__()
-        widths = trunk_widths(width, downsamplings)
+        widths = pyramid_widths(width, downsamplings)
         self.trunk = trunk(image_convolution, BatchNorm2d, channels, widths, instance_noise)
         self.output = nn.Conv2d(widths[-1], 1, final_size, bias=False)
         self.to(memory_format=torch.channels_last)
@@ -295,7 +290,7 @@ class PatchVideoDiscriminator(nn.Module):
 
     def __init__(self, channels: int, width: int, downsamplings: int, instance_noise: float = 0.0) -> None:
         super().__init__()
-        widths = trunk_widths(width, downsamplings - 1)
+        widths = pyramid_widths(width, downsamplings - 1)
         self.trunk = trunk(video_convolution, BatchNorm3d, channels, widths, instance_noise)
         self.output = video_convolution(widths[-1], 1)
 
@@ -327,7 +322,7 @@ class VideoDiscriminator(nn.Module):
         instance_noise: float = 0.0,
     ) -> None:
         super().__init__()
-        widths = trunk_widths(width, downsamplings)
+        widths = pyramid_widths(width, downsamplings)
         self.num_classes = num_classes
         self.trunk = trunk(video_convolution, BatchNorm3d, channels, widths, instance_noise)
         self.output = nn.Conv3d(widths[-1], 1 + num_classes, (4, final_size, final_size), bias=False)
@@ -381,20 +376,12 @@ def network_plan(resolution: int) -> tuple[int, int]:
     Raises:
         UserError: there is no such pair with at least two doublings.
     """
-    for doublings in range(2, resolution.bit_length()):
-        base_size, rest = divmod(resolution, 2**doublings)
-        if rest == 0 and 4 <= base_size <= 7:
-            return base_size, doublings
-    raise UserError(
-        f"model.resolution {resolution}: MoCoGAN needs 4, 5, 6 or 7 times a power of two (32, 48, 64, 96, 128, …)"
-    )
-
-
-def check_positive(**sizes: int) -> None:
-    """Raise a UserError for the first size below 1."""
-    for key, value in sizes.items():
-        if value < 1:
-            raise UserError(f"model.{key} {value}: must be at least 1")
+    plan = pyramid_plan(resolution)
+    if plan is None:
+        raise UserError(
+            f"model.resolution {resolution}: MoCoGAN needs 4, 5, 6 or 7 times a power of two (32, 48, 64, 96, 128, …)"
+        )
+    return plan
 
 
 def fewest_frames(doublings: int, video_discriminator: str) -> int:
@@ -564,10 +551,7 @@ class MoCoGAN(AdversarialModel):
         Raises:
             UserError: they do not; the message names the config key.
         """
-        check_equal("channels", self.channels, spec.channels, "channels")
-        check_equal("resolution", self.resolution, spec.resolution, "resolution")
-        check_equal("resolution", self.resolution, spec.width or spec.resolution, "width")
-        check_equal("num_frames", self.num_frames, spec.num_frames, "num_frames")
+        check_clips(spec, self.channels, self.resolution, self.num_frames)
         if self.use_categories:
             if not spec.class_names:
                 raise UserError(
@@ -792,11 +776,9 @@ class MoCoGAN(AdversarialModel):
         Each video has its own generator, and each block of its frames one more: a video does not depend on which ones
         are made with it, nor a frame on how many follow. Numbers are drawn on the CPU, the same for every device.
         """
-        if label is not None and not 0 <= label < self.dim_category:
-            what = (
-                f"between 0 and {self.dim_category - 1}" if self.dim_category else "left out: the model has no classes"
-            )
-            raise UserError(f"label {label}: must be {what}")
+        check_label(label, self.dim_category)
+        if length < 1:
+            raise UserError(f"num_frames {length}: must be at least 1")
         content, category, initial, motion = [], [], [], []
         blocks = range(start // NOISE_BLOCK, -(-(start + length) // NOISE_BLOCK))
         skipped = start - blocks.start * NOISE_BLOCK
@@ -818,14 +800,3 @@ class MoCoGAN(AdversarialModel):
             initial=torch.stack(initial).to(like),
             motion=torch.stack(motion, dim=1).to(like),
         )
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Use the running statistics inside the block, whatever the mode of the network is."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)

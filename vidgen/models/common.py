@@ -1,0 +1,119 @@
+"""What the files of several papers say in the same words: checks of arguments and data, and small tools of sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from vidgen.data.spec import DataSpec
+from vidgen.errors import UserError
+from vidgen.seeding import derive_seed
+
+
+def check_positive(**sizes: int) -> None:
+    """Raise when an argument of a model is below 1.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    for key, value in sizes.items():
+        if value < 1:
+            raise UserError(f"model.{key} {value}: must be at least 1")
+
+
+def check_not_negative(**values: float) -> None:
+    """Raise when an argument of a model is below 0.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    for key, value in values.items():
+        if value < 0:
+            raise UserError(f"model.{key} {value:g}: cannot be negative")
+
+
+def check_equal(key: str, configured: object, found: object, what: str) -> None:
+    """Raise when a model argument and the data disagree.
+
+    Raises:
+        UserError: naming the config key, its value and what the data has.
+    """
+    if configured != found:
+        raise UserError(f"model.{key}: is {configured}, but the data has {what} {found}; make them equal")
+
+
+def check_clips(spec: DataSpec, channels: int, resolution: int, num_frames: int) -> None:
+    """Check that clips have the shape that a model of square videos reads.
+
+    Raises:
+        UserError: they do not; the message names the config key.
+    """
+    check_equal("channels", channels, spec.channels, "channels")
+    check_equal("resolution", resolution, spec.resolution, "resolution")
+    check_equal("resolution", resolution, spec.width or spec.resolution, "width")
+    check_equal("num_frames", num_frames, spec.num_frames, "num_frames")
+
+
+def check_classes(spec: DataSpec, dim_category: int) -> None:
+    """Check that the data have the classes that a model is conditioned on.
+
+    Raises:
+        UserError: they do not; the message names the config key.
+    """
+    if dim_category and not spec.class_names:
+        raise UserError(
+            f"model.dim_category {dim_category}: needs labelled videos, but the data has no classes; set it to 0"
+        )
+    if dim_category:
+        check_equal("dim_category", dim_category, len(spec.class_names), "classes")
+
+
+def check_length(name: str, num_frames: int, longest: int) -> None:
+    """Check that a model can make videos of a length.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not 1 <= num_frames <= longest:
+        raise UserError(f"num_frames {num_frames}: {name} makes videos of 1 to {longest} frames as it is configured")
+
+
+def check_label(label: int | None, classes: int) -> None:
+    """Check the class that videos are asked for.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    if label is not None and not 0 <= label < classes:
+        what = f"between 0 and {classes - 1}" if classes else "left out: the model has no classes"
+        raise UserError(f"label {label}: must be {what}")
+
+
+def draw_numbered(numbers: Sequence[int], seed: int, draw: Callable[[torch.Generator], Tensor], like: Tensor) -> Tensor:
+    """Random numbers of numbered videos, each from a generator of its own on the CPU, the same for every device.
+
+    Args:
+        numbers: of the videos.
+        seed: which sequence of videos.
+        draw: makes the numbers of one video from its generator.
+        like: device and type of the result.
+
+    Returns:
+        One row for each video.
+    """
+    rows = [draw(torch.Generator().manual_seed(derive_seed(seed, "sample", number))) for number in numbers]
+    return torch.stack(rows).to(like)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Use the running statistics inside the block, whatever the mode of the network is."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
