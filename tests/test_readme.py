@@ -16,6 +16,8 @@ import torch
 from tests.contract.running import models
 from tests.data.layouts import save_video
 from tests.data.strips import random_frames
+from tests.interop.torch7_file import Official, Torch7File
+from vidgen.models.vgan import VGAN
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -78,7 +80,7 @@ def test_links_and_pictures_exist() -> None:
 def test_every_command_is_covered() -> None:
     words = sorted({shlex.split(line)[1] for line in COMMANDS})
     assert words == ["convert", "data", "eval", "export", "fit", "sample"]
-    assert len(COMMANDS) == 13
+    assert len(COMMANDS) == 15
 
 
 def test_own_videos_are_inspected_trained_on_and_packed_as_written(clone: Path) -> None:
@@ -112,7 +114,7 @@ def test_own_model_trains_and_samples_as_written(clone: Path) -> None:
 
 def test_quickstart_checkpoint_samples_and_exports_as_written(clone: Path) -> None:
     vidgen(clone, "fit", "--config", "configs/quickstart.yaml", "--out", "runs/quickstart", *SMALL)
-    sample, export = command("vidgen sample"), command("vidgen export")
+    sample, export = command("vidgen sample --ckpt runs/quickstart"), command("vidgen export")
     named = Path(sample[sample.index("--ckpt") + 1])
     assert named == Path(export[export.index("--ckpt") + 1])
     (clone / "runs/quickstart/checkpoints/iteration_00000003.ckpt").rename(clone / named)
@@ -122,6 +124,21 @@ def test_quickstart_checkpoint_samples_and_exports_as_written(clone: Path) -> No
     (code,) = (block for kind, block in BLOCKS if kind == "python" and "vidgen.load" in block)
     script = code + "\nassert videos.shape == (16, 3, 32, 32, 32)\n"
     subprocess.run([sys.executable, "-c", script], cwd=clone, env=ENVIRONMENT, check=True, timeout=120)
+
+
+def test_official_files_convert_and_given_videos_are_continued_as_written(clone: Path) -> None:
+    for seed in range(2):
+        save_video(clone / "PATH/TO/VIDEOS" / f"{seed}.mkv", random_frames(4, 64, seed=seed))
+    continuing = command("vidgen sample --ckpt runs/golf_first_frame")
+    checkpoint = clone / continuing[continuing.index("--ckpt") + 1]
+    checkpoint.parent.mkdir(parents=True)
+    for condition, out in (("none", clone / "vgan.ckpt"), ("first_frame", checkpoint)):
+        module = Official().generator(VGAN(width=1, condition=condition).generator)  # type: ignore[arg-type]
+        Torch7File().write(clone / "iter65000_net.t7", module)
+        vidgen(clone, *command("vidgen convert --model vgan"))
+        (clone / "vgan.ckpt").rename(out)
+    vidgen(clone, *continuing)
+    assert sorted(path.name for path in (clone / "futures").glob("0*")) == ["000000.mp4", "000001.mp4"]
 
 
 def test_numbers_are_made_compared_and_reported_as_written(clone: Path) -> None:

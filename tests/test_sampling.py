@@ -92,6 +92,7 @@ def test_manifest_names_checkpoint_and_settings(tmp_path):
     assert json.loads((tmp_path / "samples.json").read_text()) == {
         "model": "seeded_noise",
         "checkpoint": "abc",
+        "context": None,
         "weights": "ema",
         "seed": 3,
         "num_frames": 4,
@@ -333,7 +334,7 @@ def test_nan_is_named_with_its_video(tmp_path):
 def test_a_model_that_needs_a_batch_is_refused(tmp_path):
     with pytest.raises(UserError) as error:
         make(tmp_path, SeededNoise(context="video"))
-    assert str(error.value) == "model 'seeded_noise' samples from given video, not from a seed"
+    assert str(error.value) == "model 'seeded_noise' samples from given video, not from a seed alone; give --context"
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):

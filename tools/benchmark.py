@@ -1,9 +1,10 @@
-"""Measure how fast a model trains, alone or beside its original, and how fast clips are read and videos measured.
+"""Measure how fast a model trains, alone or beside its original, clips are read, videos measured and weights clipped.
 
     python tools/benchmark.py train --model mocogan
     python tools/benchmark.py train --model mocogan --set dim_category=6 --threads 1 --reference ~/mocogan
     python tools/benchmark.py data --threads 1
     python tools/benchmark.py eval --threads 2 --reference ~/pytorch-i3d
+    python tools/benchmark.py svc --threads 2
 
 The model trains in Lightning's own loop, at its paper's sizes unless ``--set`` says otherwise. Printed are iterations
 per second (from the median time of an iteration, after a warm-up), the peak memory, and which share of an iteration
@@ -28,6 +29,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import clipping
 import evaluating
 import pytorch_lightning as pl
 import reading
@@ -351,6 +353,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_data_command(commands)
     add_eval_command(commands)
+    add_svc_command(commands)
     return parser.parse_args(arguments)
 
 
@@ -442,11 +445,38 @@ def run_eval(arguments: argparse.Namespace) -> None:
     print(f"load average at the end: {os.getloadavg()[0]:.1f}")
 
 
+def add_svc_command(commands: Any) -> None:
+    """Declare ``benchmark.py svc``."""
+    command = commands.add_parser(
+        "svc",
+        help="speed of singular value clipping",
+        description="Time the clipping of TGAN's discriminator beside a torch.linalg.svd of each layer.",
+        epilog="example: python tools/benchmark.py svc --threads 2",
+    )
+    command.add_argument("--width", type=int, default=64, metavar="N", help="of the discriminator (default: 64)")
+    command.add_argument("--resolution", type=int, default=64, metavar="N", help="of its videos (default: 64)")
+    command.add_argument("--turns", type=int, default=20, metavar="N", help="pairs (default: 20)")
+    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: as torch chooses)")
+
+
+def run_svc(arguments: argparse.Namespace) -> None:
+    """``benchmark.py svc``: measure, and print what was found.
+
+    Raises:
+        UserError: the two ways to clip do not give the same weights.
+    """
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f}")
+    for lines in clipping.run(arguments.width, arguments.resolution, arguments.turns):
+        print(lines, flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; what the user can put right is one line, status 2."""
     options = parse(arguments)
     try:
-        {"train": run_train, "data": run_data, "eval": run_eval}[options.command](options)
+        {"train": run_train, "data": run_data, "eval": run_eval, "svc": run_svc}[options.command](options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

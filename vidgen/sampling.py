@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from vidgen.media import Rounding, check_format, file_name, grid, to_uint8, writ
 from vidgen.models.base import VideoModel
 from vidgen.progress import Progress
 from vidgen.registry import MODELS
+
+if TYPE_CHECKING:
+    from vidgen.evaluation.contexts import Contexts
 
 MANIFEST = "samples.json"
 GRID_SIZE = 64
@@ -64,6 +67,7 @@ class SampleSettings:
         fps: frames per second.
         rounding: rule of :func:`vidgen.media.to_uint8`.
         keywords: further arguments of the model's ``sample``.
+        context: SHA-256 of what videos are made from; None where the model needs nothing.
     """
 
     model: str
@@ -75,6 +79,7 @@ class SampleSettings:
     fps: float
     rounding: Rounding
     keywords: Mapping[str, Any]
+    context: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON gives them back."""
@@ -93,6 +98,7 @@ def sample_to_folder(
     fps: float = 8.0,
     rounding: Rounding = "round",
     keywords: Mapping[str, Any] | None = None,
+    context: Contexts | None = None,
     checkpoint_fingerprint: str | None = None,
     weights: Literal["ema", "raw"] = "ema",
     rank: int | None = None,
@@ -117,6 +123,7 @@ def sample_to_folder(
         fps: frames per second of the files.
         rounding: rule of :func:`vidgen.media.to_uint8`.
         keywords: further arguments of ``model.sample``, the same for all videos.
+        context: what the videos are made from, where the model needs it: video n from its n-th.
         checkpoint_fingerprint: identifies the weights; None hashes the model's own.
         weights: which weights the model carries, for the record.
         rank: this process; None reads the environment, see :func:`process_share`.
@@ -128,7 +135,7 @@ def sample_to_folder(
 
     Raises:
         UserError: a setting is out of range, the folder holds samples of other settings or something else, the model
-            needs a batch or makes NaN, or a file cannot be written.
+            needs a context or makes NaN, or a file cannot be written.
     """
     out = Path(out)
     for name, value in (("num", num), ("num_frames", num_frames), ("batch_size", batch_size), ("fps", fps)):
@@ -137,8 +144,11 @@ def sample_to_folder(
     check_format(format)
     if rank is None or world_size is None:
         rank, world_size = process_share()
-    if model.sample_keys:
-        raise UserError(f"model {_name(model)!r} samples from given {', '.join(model.sample_keys)}, not from a seed")
+    if model.sample_keys and context is None:
+        needed = ", ".join(model.sample_keys)
+        raise UserError(f"model {_name(model)!r} samples from given {needed}, not from a seed alone; give --context")
+    if context is not None and num > len(context):
+        raise UserError(f"num: {num} videos of {len(context)} contexts; lower it")
     settings = SampleSettings(
         model=_name(model),
         checkpoint=checkpoint_fingerprint or weights_fingerprint(model),
@@ -149,6 +159,7 @@ def sample_to_folder(
         fps=fps,
         rounding=rounding,
         keywords=dict(keywords or {}),
+        context=None if context is None else _digest(context.identity()),
     )
     claim_folder(out, settings, num)
     folder = _SampleFolder(out, settings, num, rank, world_size, batch_size)
@@ -161,7 +172,7 @@ def sample_to_folder(
             if not wanted:
                 continue
             # the whole block, so that a resumed folder has the very bytes of an uninterrupted one
-            for number, video in zip(block, _sample(model, block, settings), strict=True):
+            for number, video in zip(block, _sample(model, block, settings, context), strict=True):
                 if number in wanted:
                     folder.save(number, video)
             grids = grids or folder.finish_grid()
@@ -207,6 +218,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         saved = json.loads(path.read_bytes())
     except (OSError, ValueError):
         saved = None
+    if isinstance(saved, dict):
+        saved.setdefault("context", None)  # folders of before there were any do not say so
     if not isinstance(saved, dict) or not {"num", *SampleSettings.__annotations__} <= saved.keys():
         raise UserError(f"{path}: not written by vidgen sample, or damaged; choose another folder")
     return saved
@@ -348,14 +361,16 @@ def write_grid(out: Path, videos: Tensor, fps: float) -> tuple[Path, ...]:
     return paths
 
 
-def _sample(model: VideoModel, numbers: range, settings: SampleSettings) -> Iterator[Tensor]:
+def _sample(model: VideoModel, numbers: range, settings: SampleSettings, context: Contexts | None) -> Iterator[Tensor]:
     """uint8 videos ``(C, T, H, W)`` of consecutive numbers, made in one batch."""
+    given = {} if context is None else {"batch": context.batch(numbers)}
     with torch.inference_mode():
         videos = model.sample(
             len(numbers),
             num_frames=settings.num_frames,
             seed=settings.seed,
             first=numbers.start,
+            **given,
             **settings.keywords,
         )
     for number, video in zip(numbers, videos, strict=True):
@@ -376,7 +391,13 @@ def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[st
 
 
 def _shown(name: str, value: Any) -> str:
-    return str(value)[:12] if name == "checkpoint" else "none" if value is None else str(value)
+    if name in ("checkpoint", "context") and value is not None:
+        return str(value)[:12]
+    return "none" if value is None else str(value)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _name(model: VideoModel) -> str:

@@ -60,6 +60,59 @@ def test_clips_are_resized_and_grey_ones_get_three_channels(tmp_path):
     assert dataset(tmp_path, channels=1).read(ClipRequest(0, (0, 2), 8))["video"].shape == (1, 2, 8, 8)
 
 
+ORDERS = ["TNHW", "THW", "NTHW", "NCTHW", "CTHW", "TCHW", "NTHWC", "WHTN"]
+
+
+@pytest.mark.parametrize("axes", ORDERS)
+@pytest.mark.parametrize("save", [np.save, lambda path, array: np.savez_compressed(f"{path}.npz", array)])
+def test_axes_of_any_order_are_read(tmp_path, axes, save):
+    many = videos(3, frames=5, side=6, channels=3 if "C" in axes else 1)
+    chosen = many if "N" in axes else many[:1]
+    where = ["NTHWC".index(axis) for axis in axes]
+    rest = tuple(axis for axis in range(5) if axis not in where)
+    save(tmp_path / "a", chosen.transpose([*where, *rest]).reshape([chosen.shape[axis] for axis in where]))
+    made = dataset(tmp_path, axes=axes, channels=chosen.shape[-1])
+    assert made.lengths.tolist() == [5] * len(chosen)
+    for number in range(len(chosen)):
+        assert np.array_equal(frames(made, number), chosen[number])
+    assert made.read(ClipRequest(0, (3, 1), 8))["video"].shape == (chosen.shape[-1], 2, 8, 8)
+
+
+def test_a_file_of_other_axes_stays_mapped(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((5, 3, 6, 6), np.uint8))
+    made = dataset(tmp_path, axes="TNHW", channels=1)
+    frames(made, 1)
+    (array,) = made._open.values()
+    assert isinstance(array, np.memmap) and array.shape == (3, 5, 6, 6, 1)
+    assert np.shares_memory(array, array.base)
+
+
+def test_files_that_do_not_have_the_axes_are_skipped_with_the_reason(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((5, 3, 6, 6), np.uint8))
+    np.save(tmp_path / "b.npy", np.zeros((5, 6, 6), np.uint8))
+    assert dataset(tmp_path, axes="TNHW").skipped == {
+        str(tmp_path / "b.npy"): "holds an array of shape (5, 6, 6); data.axes 'TNHW' names 4 axes"
+    }
+    made = dataset(tmp_path, axes="THW")
+    assert list(made.skipped.values()) == ["holds an array of shape (5, 3, 6, 6); data.axes 'THW' names 3 axes"]
+    np.save(tmp_path / "c.npy", np.zeros((5, 2, 6, 6), np.uint8))
+    made = dataset(tmp_path, axes="TCHW")
+    assert made.skipped[str(tmp_path / "c.npy")] == (
+        "holds an array of shape (5, 2, 6, 6); videos are TCHW with 1 or 3 channels"
+    )
+    assert made.lengths.tolist() == [5]
+
+
+@pytest.mark.parametrize("axes", ["", "TNH", "TTHW", "TNHWX", "nthw", "T N H W"])
+def test_axes_that_make_no_videos_are_refused(tmp_path, axes):
+    np.save(tmp_path / "a.npy", np.zeros((5, 3, 6, 6), np.uint8))
+    with pytest.raises(UserError) as error:
+        dataset(tmp_path, axes=axes)
+    assert str(error.value) == (
+        f"data.axes is {axes!r}; it must name T, H and W, and may name N and C, each once, as TNHW"
+    )
+
+
 def shaped(*shape: int) -> Any:
     return lambda path: np.save(path, np.zeros(shape, np.uint8))
 
@@ -188,7 +241,7 @@ def test_arrays_in_memory_are_bounded_and_one_always_stays(tmp_path, monkeypatch
         np.savez_compressed(tmp_path / f"{name}.npz", video=videos(2))
     made = dataset(tmp_path)
     read: list[str] = []
-    monkeypatch.setattr(module, "read_array", lambda path: (read.append(path.name), read_array(path))[1])
+    monkeypatch.setattr(module, "read_array", lambda path, axes: (read.append(path.name), read_array(path, axes))[1])
     size = videos(2).nbytes
     for most, expected in ((3 * size, 3), (2 * size, 4), (0, 6)):
         monkeypatch.setattr(module, "MOST_BYTES", most)

@@ -92,6 +92,36 @@ def test_contiguous_clips_are_those_of_the_strided_rule():
         assert clip_frames(Clips(), 30, 4, 3, draw) == clip_times(30, 4, 3, draw)
 
 
+def test_a_clip_may_always_begin_at_the_first_frame():
+    first = Clips(start="first")
+    for draw in (0, 1, 7, 12345):
+        assert clip_frames(first, 30, 4, 3, draw) == (0, 3, 6, 9)
+        assert clip_frames(first, 12, 4, 3, draw) == (0, 3, 6, 9)
+        assert clip_frames(first, 11, 4, 3, draw) == (0, 1, 2, 3)  # admitted by min_length: as without start
+    with pytest.raises(ValueError, match=r"^a video of 3 frames has no clip of 4$"):
+        clip_frames(first, 3, 4, 1, 0)
+
+
+def test_short_videos_may_repeat_their_last_frame():
+    assert shortest_video(Clips(repeat_last=True), 16, 2) == 1
+    for start in ("random", "first"):
+        clips = Clips(start=start, repeat_last=True)
+        for draw in (0, 1, 7, 12345):
+            assert clip_frames(clips, 1, 4, 1, draw) == (0, 0, 0, 0)
+            assert clip_frames(clips, 3, 4, 1, draw) == (0, 1, 2, 2)
+            assert clip_frames(clips, 4, 4, 1, draw) == (0, 1, 2, 3)
+            assert clip_frames(clips, 5, 4, 2, draw) == (0, 2, 4, 4)
+            assert clip_frames(clips, 6, 4, 2, draw) == (0, 2, 4, 5)
+            assert clip_frames(clips, 7, 4, 2, draw) == (0, 2, 4, 6)
+
+
+def test_repeating_the_last_frame_changes_nothing_for_long_videos():
+    for length in (12, 13, 30):
+        for draw in range(30):
+            times = clip_frames(Clips(repeat_last=True), length, 4, 3, draw)
+            assert times == clip_times(length, 4, 3, draw)
+
+
 def test_the_draw_decides_everything():
     clips = {draw: clip_frames(SPARSE, 90, 3, 1, draw) for draw in range(40)}
     assert clips == {draw: clip_frames(SPARSE, 90, 3, 1, draw) for draw in range(40)}
@@ -123,6 +153,7 @@ def test_the_window_of_the_paper_has_1024_frames():
 
 def test_good_settings_pass():
     check_clips(Clips(), 16, 2)
+    check_clips(Clips(start="first", repeat_last=True), 16, 2)
     check_clips(SPARSE, 3, 1)
     check_clips(Clips("even", spans=(), max_span=1), 16, 1)
     check_clips(Clips("sparse", spans=(1,)), 1, 1)
@@ -133,6 +164,11 @@ def test_settings_are_refused_by_name():
     assert message(max_span=8) == unused
     assert message(window=8) == unused
     assert message(spans=[2]) == unused
+    assert message(spans=[2], start="first", repeat_last=True) == unused
+    for rule in ("sparse", "even"):
+        unused = f"data.clips.start and repeat_last have no meaning with data.clips.rule {rule!r}; leave them out"
+        assert message(rule=rule, start="first") == unused
+        assert message(rule=rule, repeat_last=True) == unused
     assert message(rule="sparse", stride=2) == (
         "data.stride 2 has no meaning with data.clips.rule 'sparse', which draws its own distances; leave it at 1"
     )

@@ -17,6 +17,7 @@ from vidgen.config import build_dataset
 from vidgen.data.clips import Clips
 from vidgen.data.dataset import VideoDataset
 from vidgen.data.module import VideoDataModule
+from vidgen.data.request import ClipRequest
 from vidgen.data.sampler import IterationSampler
 
 CLIP = {"resolution": SIDE, "num_frames": 3, "stride": 2, "flip": True}
@@ -93,6 +94,19 @@ def test_sparse_requests_do_not_depend_on_the_layout_either(sections, rule):
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
 def test_pixels_do_not_depend_on_the_layout(sections, layout):
     assert pixels(dataset(sections[layout])) == pixels(dataset(sections["frame_strips"]))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_first_frames_and_repeated_last_ones_do_not_depend_on_the_layout(sections, layout):
+    data = dataset(sections[layout], clips=Clips(start="first", repeat_last=True), num_frames=18, stride=1)
+    assert data.spec.min_length == 12
+    for batch in VideoDataModule(data, batch_size=1).evaluation_loader():
+        length = int(batch["length"])
+        assert batch["times"][0].tolist() == [min(time, length - 1) for time in range(18)]
+        strips = dataset(sections["frame_strips"], num_frames=length, stride=1, min_length=length)
+        number = next(n for n in range(len(strips)) if strips.lengths[n] == length)
+        whole = strips.read(ClipRequest(number, tuple(range(length)), SIDE))["video"]
+        assert torch.equal(batch["video"][0], whole[:, batch["times"][0].long()])
 
 
 @pytest.mark.parametrize("layout", ["video_folder", "frame_folder.zip", "packed"])

@@ -15,6 +15,7 @@ from PIL import Image
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from tests.data.strips import make_strips, random_frames, save_strip
+from vidgen.data.clips import Clips
 from vidgen.data.frame_strips import FrameStrips, StripCache, strip_length
 from vidgen.data.request import ClipRequest
 from vidgen.data.splits import Split
@@ -213,6 +214,17 @@ def test_min_length_admits_videos_too_short_for_the_stride(tmp_path):
     assert dataset.clip_times(1, 1) == (1, 3, 5, 7)
 
 
+def test_videos_too_short_for_a_clip_repeat_their_last_frame(tmp_path, caplog):
+    make_strips(tmp_path, {"a.png": 1, "b.png": 3, "c.png": 6})
+    dataset = strips(tmp_path, clips=Clips(repeat_last=True))
+    assert dataset.lengths.tolist() == [1, 3, 6] and not caplog.records
+    assert [dataset.clip_times(video, 1) for video in range(3)] == [(0, 0, 0, 0), (0, 1, 2, 2), (1, 2, 3, 4)]
+    read = dataset.read(ClipRequest(1, dataset.clip_times(1, 1), 8))
+    assert torch.equal(read["video"][:, 2], read["video"][:, 3])
+    assert read["length"].item() == 3 and read["times"].tolist() == [0, 1, 2, 2]
+    assert strips(tmp_path, clips=Clips(repeat_last=True), min_length=2).lengths.tolist() == [3, 6]
+
+
 def test_folders_are_refused_by_name(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
@@ -239,6 +251,8 @@ def test_settings_are_refused_by_name(tmp_path):
     assert message(tmp_path, stride=0) == "data.stride is 0; it must be at least 1"
     assert message(tmp_path, resolution=-4) == "data.resolution is -4; it must be at least 1"
     assert message(tmp_path, min_length=3) == "data.min_length 3 is less than data.num_frames 4; raise it"
+    repeated = Clips(repeat_last=True)
+    assert message(tmp_path, clips=repeated, min_length=0) == "data.min_length is 0; it must be at least 1"
     assert message(tmp_path, frame_step=0) == "data.frame_step is 0; it must be at least 1"
 
 

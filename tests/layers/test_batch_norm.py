@@ -71,3 +71,60 @@ def test_one_process_is_torch_itself(dims: int) -> None:
     assert torch.equal(ours(x), theirs(x))
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     assert torch.equal(ours.eval()(x), theirs.eval()(x))
+
+
+# Without shift ---------------------------------------------------------------------------------------------------
+
+
+def without_shift_on_rank(dims: int, x: Tensor, slope: Tensor) -> dict[str, Tensor]:
+    """Output, gradients and running statistics of this rank's rows, without a learned shift."""
+    rank, world_size = world()
+    layer = LAYERS[dims][0](3, shift=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.5, 1.5, -1.0]))
+    mine = x[rank::world_size].clone().requires_grad_()
+    y = layer(mine)
+    y.backward(slope[rank::world_size])
+    found = {"y": y.detach(), "x": mine.grad, "weight": layer.weight.grad}
+    return {**found, "mean": layer.running_mean, "variance": layer.running_var}
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_without_shift_it_is_a_batch_norm_whose_shift_is_zero(dims: int, pair: ProcessPair) -> None:
+    x = torch.randn((6, 3) if dims == 1 else (6, 3, *([4] * dims)), dtype=torch.float64) * 3 + 1
+    slope = torch.randn_like(x)
+    theirs = LAYERS[dims][1](3).double()
+    with torch.no_grad():
+        theirs.weight.copy_(torch.tensor([0.5, 1.5, -1.0]))
+    whole = x.clone().requires_grad_()
+    y = theirs(whole)
+    y.backward(slope)
+    for parts in (
+        [without_shift_on_rank(dims, x, slope)],
+        pair.run(without_shift_on_rank, dims=dims, x=x, slope=slope),
+    ):
+        for rank, part in enumerate(parts):
+            torch.testing.assert_close(part["y"], y.detach()[rank :: len(parts)], rtol=0, atol=1e-10)
+            torch.testing.assert_close(part["x"], whole.grad[rank :: len(parts)], rtol=0, atol=1e-10)
+            torch.testing.assert_close(part["mean"], theirs.running_mean, rtol=0, atol=1e-12)
+            torch.testing.assert_close(part["variance"], theirs.running_var, rtol=0, atol=1e-12)
+        torch.testing.assert_close(sum(part["weight"] for part in parts), theirs.weight.grad, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_without_shift_there_is_no_such_parameter(dims: int) -> None:
+    ours, theirs = LAYERS[dims][0](3, shift=False, eps=2e-5), LAYERS[dims][1](3)
+    assert [name for name, _ in ours.named_parameters()] == ["weight"]
+    assert ours.state_dict().keys() == theirs.state_dict().keys() - {"bias"}
+    assert (ours.weight == 1).all() and ours.eps == 2e-5
+    x = torch.randn((6, 3) if dims == 1 else (6, 3, *([4] * dims)))
+    ours(x)
+    with torch.no_grad():
+        ours.weight.fill_(3.0)
+    assert ours.running_mean.any()
+    ours.reset_parameters()
+    assert (ours.weight == 1).all() and ours.bias is None
+    assert not ours.running_mean.any() and (ours.running_var == 1).all() and ours.num_batches_tracked == 0
+    bare = LAYERS[dims][0](3, shift=False, affine=False)
+    assert not list(bare.parameters())
+    torch.testing.assert_close(bare(x), LAYERS[dims][1](3, affine=False)(x))

@@ -34,3 +34,16 @@ def test_two_ranks_get_the_rows_of_one_process() -> None:
 def test_keeps_the_type_of_its_input() -> None:
     with noise_from(NoiseStream(7)):
         assert InstanceNoise(0.5)(torch.zeros(2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_in_training_only_when_asked() -> None:
+    x, layer = torch.zeros(64, 3, 16, 16), InstanceNoise(0.2, training_only=True)
+    assert layer.eval()(x) is x
+    added = layer.train()(x)
+    assert abs(added.mean()) < 0.01 and abs(added.std() - 0.2) < 0.01
+    with noise_from(NoiseStream(7)):
+        one = layer(x)
+    with noise_from(NoiseStream(7)):
+        layer.eval()(x)
+        assert torch.equal(layer.train()(x), one), "evaluation draws nothing"
+    assert InstanceNoise(0.0, training_only=True)(x) is x

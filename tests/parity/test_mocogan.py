@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from tests.parity.fixtures import Reference, files, folder
-from vidgen.interop.mocogan import DISCRIMINATORS, GENERATOR, translate, translate_key
+from tests.parity.replay import GivenNoise, Replayed, gradient_norms, running_statistics, train
+from vidgen.interop.mocogan import DISCRIMINATORS, GENERATOR
+from vidgen.interop.state_dicts import official_key, translate, translate_key
 from vidgen.losses.adversarial import class_cross_entropy, cross_entropy_fake, cross_entropy_real
 from vidgen.media import to_uint8
 from vidgen.metrics.content_distance import average_content_distance
@@ -26,8 +28,7 @@ from vidgen.models.mocogan import (
     VideoDiscriminator,
     VideoGenerator,
 )
-from vidgen.seeding import NoiseStream, noise_from
-from vidgen.training.fit import choose_strategy
+from vidgen.seeding import noise_from
 
 TOLERANCE = 1e-4  # the specification's
 OFFICIAL_DEPTH = 4  # upsamplings or downsamplings of every official network, whatever the size of the input
@@ -40,25 +41,6 @@ ELSEWHERE = {"data.pt": "test_mocogan_data.py"}
 def load(network: nn.Module, state: dict[str, Tensor], table: dict[str, str]) -> nn.Module:
     network.load_state_dict(translate(state, table))
     return network
-
-
-def gradient_norms(network: nn.Module, table: dict[str, str]) -> dict[str, Tensor]:
-    """By official name."""
-    official = {ours: theirs for theirs, ours in table.items()}
-    norms = {}
-    for name, parameter in network.named_parameters():
-        module, _, entry = name.rpartition(".")
-        assert parameter.grad is not None, f"{name} has no gradient"
-        norms[f"{official[module]}.{entry}"] = parameter.grad.norm()
-    return norms
-
-
-def running_statistics(network: nn.Module, expected: dict[str, Tensor], table: dict[str, str]) -> dict[str, Tensor]:
-    """By official name, as many as are expected."""
-    state = network.state_dict()
-    buffers = {name for name, _ in network.named_buffers()}
-    assert {translate_key(key, table) for key in expected} == buffers
-    return {key: state[translate_key(key, table)] for key in expected}
 
 
 def latent_draws(draws: dict[str, Tensor], classes: int, rows: Tensor | None = None) -> LatentDraws:
@@ -108,20 +90,8 @@ def check_generator(reference: Reference) -> None:
     reference.compare("images_train", videos.transpose(1, 2).flatten(0, 1))
     reference.compare("loss_probe", loss)
     key = "state_after_train_forward"
-    reference.compare(key, running_statistics(generator, outputs[key], GENERATOR))
-    reference.compare("grad_norms", gradient_norms(generator, GENERATOR))
-
-
-class GivenNoise(NoiseStream):
-    """Hands out given tensors instead of drawn ones, in their order."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        super().__init__(0)
-        self.tensors = tensors
-
-    def normal(self, *shape: int, batch_dim: int = 0) -> Tensor:
-        assert tuple(shape) == tuple(self.tensors[0].shape), "the noise enters at another place"
-        return self.tensors.pop(0)
+    reference.compare(key, running_statistics(generator, partial(official_key, table=GENERATOR)))
+    reference.compare("grad_norms", gradient_norms(generator, partial(official_key, table=GENERATOR)))
 
 
 def build_discriminator(config: dict[str, Any], instance_noise: float) -> nn.Module:
@@ -184,9 +154,9 @@ def check_discriminator(reference: Reference) -> None:
     loss.backward()
     assert x.grad is not None
     reference.compare("grad_norm_x", x.grad.norm())
-    reference.compare("grad_norms", gradient_norms(discriminator, table))
+    reference.compare("grad_norms", gradient_norms(discriminator, partial(official_key, table=table)))
     key = "state_after_train_forward"
-    reference.compare(key, running_statistics(discriminator, outputs[key], table))
+    reference.compare(key, running_statistics(discriminator, partial(official_key, table=table)))
 
 
 def check_content_distance(reference: Reference) -> None:
@@ -198,8 +168,8 @@ def check_content_distance(reference: Reference) -> None:
 # Training --------------------------------------------------------------------------------------------------------
 
 
-class ReplayedMoCoGAN(MoCoGAN):
-    """Takes the draws of its fakes from a reference file, and notes losses and first gradients."""
+class ReplayedMoCoGAN(Replayed, MoCoGAN):
+    """Takes the draws of its fakes from a reference file."""
 
     prefixes = {
         "image_discriminator/fake_images": "dI",
@@ -207,11 +177,6 @@ class ReplayedMoCoGAN(MoCoGAN):
         "generator/fake_images": "gI",
         "generator/fake_videos": "gV",
     }
-
-    def replay(self, reference: Reference, tables: dict[str, dict[str, str]]) -> None:
-        self.reference, self.tables = reference, tables
-        self.totals: dict[str, list[Tensor]] = {name: [] for name in tables}
-        self.first_gradients: dict[str, Tensor] = {}
 
     def noise(self, stream: str) -> Any:
         if stream not in self.prefixes:
@@ -227,20 +192,6 @@ class ReplayedMoCoGAN(MoCoGAN):
         draws, frame = image_draws(stream, self.dim_category)
         assert len(frame) == num_images
         return draws, frame
-
-    def update(self, name: str, loss_fn: Any, *, retain_graph: bool = False) -> None:
-        def noted(batches: list[dict[str, Any]]) -> dict[str, Tensor]:
-            terms = loss_fn(batches)
-            self.totals[name].append(sum(term.detach() for term in terms.values()))
-            return terms
-
-        super().update(name, noted, retain_graph=retain_graph)
-
-    def _step(self, name: str, optimizer: torch.optim.Optimizer, owned: list[nn.Parameter]) -> None:
-        if self.iteration_number == 0:
-            norms = gradient_norms(getattr(self, name), self.tables[name])
-            self.first_gradients |= {f"{name}.{key}": norm for key, norm in norms.items()}
-        super()._step(name, optimizer, owned)
 
 
 def kinds_of(state: dict[str, Tensor]) -> tuple[str, str]:
@@ -287,29 +238,20 @@ def check_train_step(reference: Reference) -> None:
         prefix = f"{name}."
         state = {key.removeprefix(prefix): value for key, value in reference.state.items() if key.startswith(prefix)}
         load(getattr(model, name), state, table)
-    model.replay(reference, tables)
+
+    def official(name: str) -> str:
+        network, _, rest = name.partition(".")
+        return official_key(rest, tables[network], f"{network}.")
+
+    model.replay(reference, official)
     train(model, [[real_batch(inputs, step)] for step in range(config["steps"])])
 
     short = {"image_discriminator": "l_image_dis", "video_discriminator": "l_video_dis", "generator": "l_gen"}
-    for name, losses in model.totals.items():
-        for step, loss in enumerate(losses):
-            reference.compare(f"{short[name]}_{step}", loss)
+    for name, losses in model.terms.items():
+        for step, terms in enumerate(losses):
+            reference.compare(f"{short[name]}_{step}", torch.stack(list(terms.values())).sum())
     reference.compare("grad_norms", model.first_gradients)
     compare_trained_state(reference, model, tables)
-
-
-def train(model: pl.LightningModule, elements: list[Any]) -> None:
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        strategy=choose_strategy(True, {"accelerator": "cpu", "devices": 1}),
-        max_steps=len(elements),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-    trainer.fit(model, train_dataloaders=torch.utils.data.DataLoader(elements, batch_size=None))  # type: ignore[arg-type]
 
 
 def compare_trained_state(reference: Reference, model: MoCoGAN, tables: dict[str, dict[str, str]]) -> None:

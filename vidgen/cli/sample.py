@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("--ckpt", required=True, type=Path, metavar="PATH", help="checkpoint, or an exported folder")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the videos")
-    parser.add_argument("--num", type=int, default=64, metavar="N", help="how many videos (64)")
+    parser.add_argument("--num", type=int, metavar="N", help="how many videos (64, or one for each context)")
     parser.add_argument("--num-frames", type=int, metavar="T", help="frames of a video (as in training)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other videos (0)")
     parser.add_argument(
@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fps", type=float, default=8.0, metavar="F", help="frames per second (8)")
     parser.add_argument("--class", dest="class_name", metavar="NAME|N", help="class of all videos, by name or by index")
+    parser.add_argument(
+        "--context",
+        metavar="PLACE",
+        help="videos that a predicting model continues, video n the n-th: a folder, pack, zip or config",
+    )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="videos made at once (16)")
     parser.add_argument("--device", metavar="cpu|cuda", help="where the model runs (cuda where there is one)")
     parser.add_argument("--raw-weights", action="store_true", help="take the raw weights, not their moving average")
@@ -69,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     from vidgen.cli.device import choose_device
     from vidgen.cli.keywords import parse_keywords
     from vidgen.cli.trained import class_of_trained, describe_trained
-    from vidgen.sampling import file_fingerprint, sample_to_folder
+    from vidgen.evaluation.contexts import open_contexts
+    from vidgen.sampling import GRID_SIZE, file_fingerprint, sample_to_folder
 
     about, weights = describe_trained(args.ckpt, args.raw_weights)
     cls = class_of_trained(about, args.model, args.ckpt)
@@ -82,10 +88,11 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.ckpt, ema=not args.raw_weights, device=choose_device(args.device), model=own)
     if args.class_name is not None and model.task == "unconditional":
         raise UserError(f"--class {args.class_name}: the model has no classes")
+    context = open_contexts(args.context, model, about) if args.context else None
     report = sample_to_folder(
         model,
         args.out,
-        num=args.num,
+        num=args.num if args.num is not None else GRID_SIZE if context is None else len(context),
         num_frames=args.num_frames,
         seed=args.seed,
         batch_size=args.batch_size,
@@ -93,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         fps=args.fps,
         rounding=args.rounding,
         keywords=keywords,
+        context=context,
         checkpoint_fingerprint=file_fingerprint(args.ckpt),
         weights=weights,
     )

@@ -26,6 +26,7 @@ MOST_BYTES = 2**30
 _DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 """What reading a file may raise that is cut off, damaged, encrypted, or none of its kind."""
 _LAYOUT = "(T, H, W, C) or (N, T, H, W, C) with 1 or 3 channels"
+_AXES = "NTHWC"
 
 
 @DATASETS.register("arrays")
@@ -38,11 +39,17 @@ class ArrayVideos(StoredVideos):
 
     Args:
         root: one such file, or a folder of them; its subfolders are the classes, numbered in sorted order.
+        axes: order of the axes where it is another one: the letters ``T``, ``H`` and ``W``, ``N`` where there are
+            several videos and ``C`` where there are channels, as ``TNHW`` for the 20 x 10000 x 64 x 64 of the
+            Moving MNIST test set. Nothing is copied: an ``.npy`` file stays mapped.
     """
 
     WHAT = "arrays (.npz or .npy)"
 
-    def __init__(self, root: str, resolution: int, num_frames: int, **stored: Any) -> None:
+    def __init__(self, root: str, resolution: int, num_frames: int, *, axes: str | None = None, **stored: Any) -> None:
+        if axes is not None and not (set("THW") <= set(axes) <= set(_AXES) and len(set(axes)) == len(axes)):
+            raise UserError(f"data.axes is {axes!r}; it must name T, H and W, and may name N and C, each once, as TNHW")
+        self.axes = axes
         self._files: FolderFiles
         self._where: NDArray[np.int64]  # file and number in it, of each video
         self._open: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
@@ -63,7 +70,7 @@ class ArrayVideos(StoredVideos):
         names, where, lengths = [], [], []
         for number, name in enumerate(self._files.names):
             try:
-                shape = array_shape(Path(self._files.path(number)))
+                shape = array_shape(Path(self._files.path(number)), self.axes)
             except Unreadable as error:
                 self._broken[name] = str(error)
                 shape = (0, 0, 0, 0)
@@ -110,7 +117,7 @@ class ArrayVideos(StoredVideos):
     def _array(self, file: int) -> NDArray[np.uint8]:
         array = self._open.pop(file, None)
         if array is None:
-            array = read_array(Path(self._files.path(file)))
+            array = read_array(Path(self._files.path(file)), self.axes)
         self._open[file] = array
         while len(self._open) > 1 and sum(map(_bytes_in_memory, self._open.values())) > MOST_BYTES:
             self._open.popitem(last=False)
@@ -124,8 +131,12 @@ def _bytes_in_memory(array: NDArray[np.uint8]) -> int:
     return 0 if isinstance(array, np.memmap) else array.nbytes
 
 
-def array_shape(path: Path) -> tuple[int, ...]:
-    """Shape of the videos in a file; only its header is read.
+def array_shape(path: Path, axes: str | None = None) -> tuple[int, ...]:
+    """Shape of the videos in a file, ``(T, H, W, C)`` or ``(N, T, H, W, C)``; only its header is read.
+
+    Args:
+        path: the file.
+        axes: see :class:`ArrayVideos`.
 
     Raises:
         Unreadable: it is damaged, or holds something else than uint8 videos.
@@ -133,29 +144,33 @@ def array_shape(path: Path) -> tuple[int, ...]:
     try:
         if path.suffix.lower() == ".npy":
             with open(path, "rb") as file:
-                return _checked(*_header(file))
+                return _checked(*_header(file), axes)
         with zipfile.ZipFile(path) as archive, archive.open(_member(archive) + ".npy") as file:
-            return _checked(*_header(file))
+            return _checked(*_header(file), axes)
     except FileNotFoundError:
         raise Unreadable("it is gone") from None
     except _DAMAGE as error:
         raise Unreadable(f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from None
 
 
-def read_array(path: Path) -> NDArray[np.uint8]:
-    """The videos in a file; an ``.npy`` is mapped into memory.
+def read_array(path: Path, axes: str | None = None) -> NDArray[np.uint8]:
+    """The videos in a file, ``(T, H, W, C)`` or ``(N, T, H, W, C)``; an ``.npy`` is mapped into memory.
+
+    Args:
+        path: the file.
+        axes: see :class:`ArrayVideos`.
 
     Raises:
         Unreadable: it is damaged, or holds something else than uint8 videos.
     """
-    array_shape(path)
+    array_shape(path, axes)
     try:
         if path.suffix.lower() == ".npy":
             mapped: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-            return mapped
+            return _in_order(mapped, axes)
         with zipfile.ZipFile(path) as archive, archive.open(_member(archive) + ".npy") as file:
             array: NDArray[np.uint8] = npy.read_array(file, allow_pickle=False)
-            return array
+            return _in_order(array, axes)
     except _DAMAGE as error:
         raise Unreadable(f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from None
 
@@ -175,9 +190,26 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _checked(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
+def _checked(shape: tuple[int, ...], dtype: np.dtype, axes: str | None) -> tuple[int, ...]:
     if dtype != np.uint8:
         raise Unreadable(f"holds {dtype}; videos are uint8 in 0 .. 255")
-    if len(shape) not in (4, 5) or shape[-1] not in (1, 3) or 0 in shape:
-        raise Unreadable(f"holds an array of shape {shape}; videos are {_LAYOUT}")
-    return shape
+    if axes is not None and len(shape) != len(axes):
+        raise Unreadable(f"holds an array of shape {shape}; data.axes {axes!r} names {len(axes)} axes")
+    ordered = shape if axes is None else _ordered_shape(shape, axes)
+    if len(ordered) not in (4, 5) or ordered[-1] not in (1, 3) or 0 in ordered:
+        wanted = _LAYOUT if axes is None else f"{axes} with 1 or 3 channels"
+        raise Unreadable(f"holds an array of shape {shape}; videos are {wanted}")
+    return ordered
+
+
+def _ordered_shape(shape: tuple[int, ...], axes: str) -> tuple[int, ...]:
+    size = {"C": 1, **dict(zip(axes, shape, strict=True))}
+    return tuple(size[axis] for axis in _AXES if axis in size)
+
+
+def _in_order(array: NDArray[np.uint8], axes: str | None) -> NDArray[np.uint8]:
+    """A view ``(N, T, H, W, C)``, or without N, of an array of other axes."""
+    if axes is None:
+        return array
+    ordered = array.transpose([axes.index(axis) for axis in _AXES if axis in axes])
+    return ordered if "C" in axes else ordered[..., None]

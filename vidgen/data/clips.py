@@ -18,9 +18,12 @@ class Clips:
     """How a clip is cut from a video.
 
     Args:
-        rule: ``contiguous`` takes every ``stride``-th frame from a random start. ``sparse`` takes the first and the
-            last frame of a random span and random frames between them in rising order; ``even`` takes frames at equal
-            random distances (StyleGAN-V's samplings ``random`` and ``uniform``).
+        rule: ``contiguous`` takes every ``stride``-th frame. ``sparse`` takes the first and the last frame of a random
+            span and random frames between them in rising order; ``even`` takes frames at equal random distances
+            (StyleGAN-V's samplings ``random`` and ``uniform``).
+        start: where a contiguous clip begins: at a ``random`` frame, or always at the ``first`` of the video.
+        repeat_last: whether a contiguous clip from a video that is too short for it begins at the first frame and
+            repeats the last one, instead of the video being left out; the stride stays as it is.
         spans: spans (``sparse``) or distances (``even``) to choose from, source frames; empty for all up to
             ``max_span``: below it for ``sparse``, it included for ``even``.
         max_span: the longest of them that is used.
@@ -28,6 +31,8 @@ class Clips:
     """
 
     rule: Literal["contiguous", "sparse", "even"] = "contiguous"
+    start: Literal["random", "first"] = "random"
+    repeat_last: bool = False
     spans: Sequence[int] = SPANS
     max_span: int = 32
     window: int = 1024
@@ -40,9 +45,13 @@ def check_clips(clips: Clips, num_frames: int, stride: int) -> None:
         UserError: naming the setting.
     """
     if clips.rule == "contiguous":
-        if clips != Clips():
+        if clips != Clips(start=clips.start, repeat_last=clips.repeat_last):
             raise UserError("data.clips.spans, max_span and window have no meaning with data.clips.rule 'contiguous'")
         return
+    if clips.start != "random" or clips.repeat_last:
+        raise UserError(
+            f"data.clips.start and repeat_last have no meaning with data.clips.rule {clips.rule!r}; leave them out"
+        )
     if stride != 1:
         raise UserError(
             f"data.stride {stride} has no meaning with data.clips.rule {clips.rule!r}, which draws its own distances;"
@@ -60,7 +69,7 @@ def check_clips(clips: Clips, num_frames: int, stride: int) -> None:
 def shortest_video(clips: Clips, num_frames: int, stride: int) -> int:
     """Frames that a video must have to give a clip by a rule."""
     if clips.rule == "contiguous":
-        return num_frames * stride
+        return 1 if clips.repeat_last else num_frames * stride
     if num_frames == 1:
         return 1
     length = num_frames
@@ -128,7 +137,9 @@ def clip_frames(clips: Clips, length: int, num_frames: int, stride: int, draw: i
         ValueError: the video is too short.
     """
     if clips.rule == "contiguous":
-        return clip_times(length, num_frames, stride, draw)
+        if clips.repeat_last and length < num_frames * stride:
+            return tuple(min(step * stride, length - 1) for step in range(num_frames))
+        return clip_times(length, num_frames, stride, 0 if clips.start == "first" else draw)
     rng = random.Random(draw)
     first = rng.randint(0, length - clips.window) if length > clips.window else 0
     times = draw_times(rng, clips, min(length, clips.window), num_frames)

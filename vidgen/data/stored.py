@@ -74,10 +74,11 @@ class StoredVideos(VideoDataset):
         resolution: height and, without ``width``, width of the clips, pixels.
         num_frames: frames of a clip.
         stride: source frames from one clip frame to the next. A video shorter than ``num_frames * stride`` (and no
-            shorter than ``min_length``) gives its first ``num_frames`` frames instead.
+            shorter than ``min_length``) gives its first ``num_frames`` frames instead, unless ``clips.repeat_last``.
         clips: by which rule clips are cut from videos.
         min_length: videos of fewer frames are left out; None for what a clip needs, with contiguous clips
-            ``num_frames * stride`` (with MoCoGAN's 16 and 2 that is the 32 of its official loader).
+            ``num_frames * stride`` (with MoCoGAN's 16 and 2 that is the 32 of its official loader), or 1 where
+            ``clips.repeat_last`` fills them up.
         channels: 3 or 1; the first channels of an image are kept, so that alpha is dropped.
         width: width of the clips where they are no squares, pixels.
         resize: ``crop`` scales a frame until it just covers the clip's size and cuts out the centre, ``stretch`` scales
@@ -116,7 +117,9 @@ class StoredVideos(VideoDataset):
             raise UserError(f"data.width is {width}; it must be at least 1")
         if min_length is None:
             min_length = shortest_video(clips, num_frames, stride)
-        if min_length < num_frames:
+        if clips.repeat_last and min_length < 1:
+            raise UserError(f"data.min_length is {min_length}; it must be at least 1")
+        if not clips.repeat_last and min_length < num_frames:
             raise UserError(f"data.min_length {min_length} is less than data.num_frames {num_frames}; raise it")
         if clips.rule != "contiguous" and min_length < (least := shortest_video(clips, num_frames, stride)):
             raise UserError(

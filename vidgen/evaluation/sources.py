@@ -273,7 +273,7 @@ class GeneratedClips(ClipSource):
         """Videos of consecutive numbers."""
         keywords: dict[str, Any] = dict(self.keywords)
         if self.condition is not None:
-            keywords["batch"] = _batch(given, self.model)
+            keywords["batch"] = condition_batch(given, self.model)
         span, name = self.clips.span, self.about.get("path") or type(self.model).__name__
         videos = self.model.sample(len(given), num_frames=span, seed=self.seed, first=given[0].number, **keywords)
         if videos.shape[0] != len(given) or videos.shape[2] != span:
@@ -332,8 +332,13 @@ def _consecutive(given: Sequence[Clip | Unusable]) -> list[list[Clip]]:
     return runs
 
 
-def _batch(clips: Sequence[Clip], model: VideoModel) -> dict[str, Tensor]:
+def condition_batch(clips: Sequence[Clip], model: VideoModel, option: str = "--real") -> dict[str, Tensor]:
     """What a model conditions on, from stored clips: pixels in [-1, 1] and the rest as it is stored.
+
+    Args:
+        clips: of one size.
+        model: says what it reads, and where it is.
+        option: what named the clips, for messages.
 
     Raises:
         UserError: the clips do not have it.
@@ -344,9 +349,12 @@ def _batch(clips: Sequence[Clip], model: VideoModel) -> dict[str, Tensor]:
         found = [value for value in values if value is not None]
         if len(found) < len(values):
             name = MODELS.name_of(type(model))
-            raise UserError(f"--real: its videos have no {key!r}, which {name} samples from; give a config that has it")
+            raise UserError(
+                f"{option}: its videos have no {key!r}, which {name} samples from; give a config that has it"
+            )
         if len({value.shape for value in found}) > 1:
-            raise UserError("--real: its videos are of different sizes, and the model needs one; give --resolution")
+            remedy = "--resolution" if option == "--real" else "a config"
+            raise UserError(f"{option}: its videos are of different sizes, and the model needs one; give {remedy}")
         stacked = torch.stack(found).to(model.device)
         batch[key] = from_levels(stacked.float()) if stacked.dtype == torch.uint8 else stacked
     return batch

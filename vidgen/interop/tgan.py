@@ -3,9 +3,6 @@
 The official code saves each network as a Chainer npz file: ``gen_iter_5000.npz`` (G0), and beside it
 ``vgen_iter_5000.npz`` (G1) and ``vdis_iter_5000.npz`` (the discriminator). One npz file with the prefixes ``fsgen/``,
 ``vgen/`` and ``vdis/`` is read too.
-
-G1's last layer is a deconvolution there and a convolution here: the same map, with the kernel mirrored and its inputs
-and outputs exchanged.
 """
 
 from __future__ import annotations
@@ -88,26 +85,13 @@ def official_key(network: str, key: str) -> str:
     return f"{link}/{next(theirs for theirs, ours in entries.items() if ours == entry)}"
 
 
-def exchange_layout(network: str, official: str, value: Tensor) -> Tensor:
-    """An official entry in our layout, and the other way round.
-
-    Args:
-        network: one of :data:`TABLES`.
-        official: the official name of the entry.
-        value: the entry, or its gradient.
-    """
-    if network == "image" and official == "dc5/W":
-        return value.transpose(0, 1).flip(2, 3)
-    return value
-
-
 def translate(network: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An official network's entries, without prefix, as the state dict of ours.
 
     Raises:
         UserError: an entry is not part of the official network.
     """
-    return {translate_key(network, key): exchange_layout(network, key, value) for key, value in state.items()}
+    return {translate_key(network, key): value for key, value in state.items()}
 
 
 def translate_frame_seed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -153,16 +137,17 @@ def read_official(
         if chosen is None and network not in states and source.name.startswith("gen_iter_") and beside.exists():
             chosen = beside
         if chosen is not None:
-            files[network] = Path(chosen)
+            files[network] = Path(str(chosen))
             states[network] = _read(files[network], network)[network]
     if "image" not in states:
         raise UserError(f"{source}: holds no image generator; give image_generator=vgen_iter_<N>.npz")
     networks: dict[str, Given] = {}
     sizes: dict[str, Any] = {}
-    for network, state in states.items():
+    for network in ("image", "frame_seed", "discriminator"):  # only G1's sizes can be those of no model
+        if network not in states:
+            continue
+        state = states[network]
         with problems_of(files[network]):
-            for key in state:
-                translate_key(network, key)
             sizes |= SIZES[network](state)
             official = partial(_named, network)
             networks[PATHS[network]] = Given(translate(network, state), official, files[network])
@@ -176,6 +161,9 @@ def _read(path: Path, wanted: str) -> dict[str, dict[str, Tensor]]:
         states = split_networks(arrays, PREFIXES, wanted)
         if wanted not in states:
             raise UserError(f"holds no {wanted}")
+        for network, state in states.items():
+            for key in state:
+                translate_key(network, key)
     return states
 
 
@@ -207,7 +195,12 @@ def _image_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     output = shape_of(state, "dc5/W", 4, "vgen/")
     if output != (expected := (width // 16, output[1], 3, 3)):  # in the official layout
         raise UserError(f"vgen/dc5/W is {output}, expected {expected}")
-    return {"channels": output[1], "generator_width": width, "resolution": 16 * base_size}
+    return {
+        "channels": output[1],
+        "generator_width": width,
+        "resolution": 16 * base_size,
+        "discriminator_width": max(1, width // 8),  # of a new one
+    }
 
 
 def _discriminator_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:

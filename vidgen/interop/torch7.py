@@ -55,7 +55,7 @@ class Record:
     """
 
     path: str
-    attributes: dict[str | int | float, Any]
+    attributes: dict[str | float, Any]
 
 
 class Function:
@@ -70,9 +70,8 @@ def read(path: Path) -> Any:
 
     Returns:
         None, bool, float, str (a byte is a character), a table as a dict, a tensor or a flat tensor for a storage (on
-        the CPU, whichever device it was on), a :class:`Record` or a :class:`Function`. Whole numbers among the keys of
-        a table are ints; entries whose key is neither number nor text are left out. Tensors that shared a storage still
-        do.
+        the CPU, whichever device it was on), a :class:`Record` or a :class:`Function`. Entries of a table whose key is
+        neither number nor text are left out. Tensors that shared a storage still do.
 
     Raises:
         UserError: the file is missing, damaged or cut short, or was not written by Torch7.
@@ -220,17 +219,15 @@ class _Reader:
         self.read(depth + 1)
         return Function()
 
-    def read_table(self, number: int, depth: int) -> dict[str | int | float, Any]:
-        table: dict[str | int | float, Any] = {}
+    def read_table(self, number: int, depth: int) -> dict[str | float, Any]:
+        table: dict[str | float, Any] = {}
         self.objects[number] = table
         length = self.source.integer()
         if length < 0:
             raise ValueError("a length is negative")
         for _ in range(length):
             key, value = self.read(depth + 1), self.read(depth + 1)
-            if isinstance(key, float) and key.is_integer():
-                key = int(key)
-            if isinstance(key, str | float) or type(key) is int:
+            if isinstance(key, str | float):
                 table[key] = value
         return table
 

@@ -138,7 +138,7 @@ def read_official(source: Path, discriminator: str | Path | None = None) -> VGAN
         discriminator = beside
     states, files = _read(source, "generator"), {"generator": source, "discriminator": source}
     if discriminator is not None:
-        files["discriminator"] = Path(discriminator)
+        files["discriminator"] = Path(str(discriminator))
         states["discriminator"] = _read(files["discriminator"], "discriminator")["discriminator"]
     networks = {}
     with problems_of(source):
@@ -211,10 +211,11 @@ def _modules(record: Record, prefix: str) -> Iterator[tuple[str, Record]]:
     waiting = [("", record)]
     while waiting:
         path, module = waiting.pop()
+        name = f"{prefix}{path}".rstrip(".")
         if not module.path.startswith(("nn.", "cudnn.")):
-            raise UserError(f"{prefix}{path} is a {module.path}, not an nn or cudnn module".lstrip("."))
+            raise UserError(f"{name} is a {module.path}, not an nn or cudnn module")
         if id(module) in seen:
-            raise UserError(f"{prefix}{path} is the same module as another one")
+            raise UserError(f"{name} is the same module as another one")
         seen.add(id(module))
         yield path, module
         children = module.attributes.get("modules")
@@ -223,7 +224,7 @@ def _modules(record: Record, prefix: str) -> Iterator[tuple[str, Record]]:
         for index in range(len(children), 0, -1):
             child = children.get(index)
             if not isinstance(child, Record):
-                raise UserError(f"{prefix}{path} has no module {index}")
+                raise UserError(f"{name} has no module {index}")
             waiting.append((f"{path}.{index}".lstrip("."), child))
 
 

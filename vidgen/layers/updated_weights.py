@@ -7,13 +7,20 @@ that, because it notices that saved weights have changed; :func:`updated_weights
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
+
 _ALLOWED: ContextVar[bool] = ContextVar("vidgen_updated_weights", default=False)
+_WATCHING: ContextVar[Hooks] = ContextVar(
+    "vidgen_saved_tensors", default=(lambda tensor: tensor, lambda tensor: tensor)
+)
 
 
 @contextmanager
@@ -25,10 +32,28 @@ def updated_weights() -> Iterator[None]:
     """
     token = _ALLOWED.set(True)
     try:
-        with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+        with saved_tensors_hooks(*_WATCHING.get()):
             yield
     finally:
         _ALLOWED.reset(token)
+
+
+@contextmanager
+def saved_tensors_watched(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> Iterator[None]:
+    """``torch.autograd.graph.saved_tensors_hooks`` that see graphs built under :func:`updated_weights` too.
+
+    Of nested hooks, autograd calls the innermost only.
+
+    Args:
+        pack: takes each tensor that autograd saves and returns what is kept for it.
+        unpack: takes that and returns the tensor, the very one.
+    """
+    token = _WATCHING.set((pack, unpack))
+    try:
+        with saved_tensors_hooks(pack, unpack):
+            yield
+    finally:
+        _WATCHING.reset(token)
 
 
 def may_be_updated() -> bool:

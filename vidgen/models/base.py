@@ -85,6 +85,11 @@ class VideoModel(pl.LightningModule):
         return ()
 
     @property
+    def context_frames(self) -> int:
+        """Frames at the beginning of the given ``video`` that :meth:`sample` reads, where it reads any."""
+        return 0
+
+    @property
     def max_frames(self) -> int | None:
         """Frames of the longest video that :meth:`sample` makes; None means that there is no longest one."""
         return None

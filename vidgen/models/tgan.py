@@ -124,7 +124,7 @@ class ImageGenerator(nn.Module):
         widths = [width + (width // 2 if dim_category else 0), *(width // 2**level for level in range(1, 5))]
         self.convolutions = nn.ModuleList([nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths)])
         self.norms = nn.ModuleList([BatchNorm2d(width, eps=EPSILON) for width in widths[1:]])
-        self.output = nn.Conv2d(widths[-1], channels, 3, 1, 1)
+        self.output = nn.ConvTranspose2d(widths[-1], channels, 3, 1, 1)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, slow: Tensor, fast: Tensor, label: Tensor | None = None) -> Tensor:

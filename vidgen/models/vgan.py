@@ -30,7 +30,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
@@ -50,6 +50,7 @@ from vidgen.models.common import (
 )
 from vidgen.registry import MODELS
 from vidgen.seeding import NoiseStream
+from vidgen.training.optimizers import LuaAdam
 
 GENERATOR_EPSILON = 1e-5
 DISCRIMINATOR_EPSILON = 1e-3  # of the encoder's batch norms too
@@ -354,6 +355,11 @@ class VGAN(AdversarialModel):
         return ("video",) if self.from_frame else ()
 
     @property
+    def context_frames(self) -> int:
+        """The first frame, where the model starts from one."""
+        return int(self.from_frame)
+
+    @property
     def stochastic(self) -> bool:
         """A first frame has one future."""
         return not self.from_frame
@@ -385,9 +391,9 @@ class VGAN(AdversarialModel):
     # Training ------------------------------------------------------------------------------------------------------
 
     def build_optimizers(self) -> dict[str, Optimizer]:
-        """One Adam for each network, in the order of their updates."""
+        """One Adam for each network, as Lua Torch computes it, in the order of their updates."""
         return {
-            name: Adam(getattr(self, name).parameters(), lr=rate, betas=self.betas, fused=True)
+            name: LuaAdam(getattr(self, name).parameters(), lr=rate, betas=self.betas, fused=True)
             for name, rate in self.learning_rates.items()
         }
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vidgen.config import RunConfig, build_data, build_model
+from vidgen.layers.updated_weights import saved_tensors_watched
 from vidgen.models.base import AdversarialModel, VideoModel
 from vidgen.training.evaluation import PeriodicEvaluation
 from vidgen.training.lightning import quiet_lightning, take_over_manual_arguments
@@ -118,17 +119,6 @@ class _SavedBytes:
             self.now -= size
 
 
-class _Probe(pl.Callback):
-    def __init__(self, counter: _SavedBytes) -> None:
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(counter.keep, counter.give)
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._hooks.__enter__()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self._hooks.__exit__(None, None, None)
-
-
 def _measure_activations(model: VideoModel, element: Any) -> int:
     counter = _SavedBytes()
     trainer = pl.Trainer(
@@ -139,9 +129,9 @@ def _measure_activations(model: VideoModel, element: Any) -> int:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[_Probe(counter)],
     )
-    trainer.fit(model, train_dataloaders=torch.utils.data.DataLoader([element], batch_size=None))  # type: ignore[arg-type]
+    with saved_tensors_watched(counter.keep, counter.give):
+        trainer.fit(model, train_dataloaders=torch.utils.data.DataLoader([element], batch_size=None))  # type: ignore[arg-type]
     return counter.peak
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from vidgen.atomic import atomic_file
 from vidgen.checkpoint import describe_model, read_checkpoint
 from vidgen.config import RunConfig, build_data, build_model, stage_dir
 from vidgen.config.run import LOGGERS
+from vidgen.data.dataset import VideoDataset
 from vidgen.data.spec import DataSpec
 from vidgen.distributed import gather_objects, world
 from vidgen.errors import UserError
+from vidgen.evaluation.contexts import Contexts
 from vidgen.media import write_video
-from vidgen.models.base import AdversarialModel, VideoModel
+from vidgen.models.base import AdversarialModel, Batch, VideoModel
 from vidgen.training.checkpoints import RunCheckpoints, SafeCheckpointIO, checkpoints_in
 from vidgen.training.curves import draw_curves
 from vidgen.training.ema import ModuleAverage
@@ -130,6 +132,7 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
         run.log.num_samples,
         run.log.fps,
         average.applied if average else None,
+        first_contexts(model, data.dataset) if model.sample_keys else None,
     )
     evaluation = (
         PeriodicEvaluation(folder / "evaluations", run.evaluation, data.dataset, average) if run.evaluation else None
@@ -167,6 +170,16 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
     if world()[1] > 1:
         trainer.strategy.barrier("run finished")
     return result
+
+
+def first_contexts(model: VideoModel, dataset: VideoDataset) -> Callable[[int], Batch]:
+    """What the first training videos give a model that samples from something.
+
+    Raises:
+        UserError: no video is long enough.
+    """
+    contexts = Contexts(dataset, model, "training data", option="data")
+    return lambda number: contexts.batch(range(min(number, len(contexts))))
 
 
 def build_loggers(run: RunConfig, folder: Path, iteration: int) -> list[Logger]:
@@ -265,7 +278,7 @@ def leave_artefacts(model: VideoModel, folder: Path, result: FitResult, grids: S
     if tables:
         found["loss curves"] = folder / "curves.png"
         draw_curves(tables, found["loss curves"])
-    if result.stopped_by is None and not model.sample_keys:
+    if result.stopped_by is None:
         frames = grids.make(model)
         for kind in ("mp4", "gif"):
             path = folder / f"samples.{kind}"

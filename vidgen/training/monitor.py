@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from vidgen.distributed import world
 from vidgen.media import grid, to_uint8, write_video
-from vidgen.models.base import VideoModel
+from vidgen.models.base import Batch, VideoModel
 
 
 class RunMonitor(pl.Callback):
@@ -128,6 +128,7 @@ class SampleGrids(pl.Callback):
         num_samples: videos in a grid.
         fps: frames per second.
         averaged: context manager under which the model carries its averaged weights.
+        context: what a model that samples from something is given, for a number of videos.
     """
 
     def __init__(
@@ -137,16 +138,18 @@ class SampleGrids(pl.Callback):
         num_samples: int,
         fps: float,
         averaged: Callable[[VideoModel], AbstractContextManager[None]] | None = None,
+        context: Callable[[int], Batch] | None = None,
     ) -> None:
         self.folder = folder
         self.every = every
         self.num_samples = num_samples
         self.fps = fps
         self.averaged = averaged or (lambda model: nullcontext())
+        self.context = context
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: VideoModel, *_: Any) -> None:  # type: ignore[override]
         """Write a grid when it is time to; rank 0 samples alone."""
-        if self.every and trainer.global_step % self.every == 0 and world()[0] == 0 and not pl_module.sample_keys:
+        if self.every and trainer.global_step % self.every == 0 and world()[0] == 0:
             frames = self.make(pl_module)
             write_video(self.folder / f"iteration_{trainer.global_step:08d}.mp4", frames, fps=self.fps, format="mp4")
             for logger in trainer.loggers:
@@ -157,10 +160,12 @@ class SampleGrids(pl.Callback):
     def make(self, model: VideoModel) -> Tensor:
         """The grid as uint8 ``(C, T, H, W)``; the model's mode and weights are as before afterwards."""
         training = model.training
+        given: dict[str, Any] = {} if self.context is None else {"batch": self.context(self.num_samples)}
+        number = len(next(iter(given["batch"].values()))) if given else self.num_samples
         model.eval()
         try:
             with torch.no_grad(), self.averaged(model):
-                videos = model.sample(self.num_samples, seed=model.seed)
+                videos = model.sample(number, seed=model.seed, **given)
         finally:
             model.train(training)
         return grid(to_uint8(videos.float().cpu()))

@@ -1,0 +1,82 @@
+"""What a model samples from, where it needs something: parts of stored videos, by number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vidgen.data.dataset import VideoDataset
+from vidgen.data.stored import counted
+from vidgen.errors import UserError
+from vidgen.evaluation.opening import open_videos
+from vidgen.evaluation.sources import ClipRule, StoredClips, Unusable, condition_batch
+from vidgen.models.base import Batch, VideoModel
+from vidgen.registry import MODELS
+
+
+class Contexts:
+    """The first frames of stored videos, in the order in which they are listed.
+
+    Args:
+        dataset: the videos.
+        model: says how many frames it reads of each.
+        name: what the user called the place.
+        option: what named it, for messages.
+        native: whether frames keep the size in which they are stored.
+
+    Raises:
+        UserError: no video is long enough.
+    """
+
+    def __init__(
+        self, dataset: VideoDataset, model: VideoModel, name: str, option: str = "--context", native: bool = False
+    ) -> None:
+        self.model = model
+        self.option = option
+        rule = ClipRule(max(1, model.context_frames), order="first", start="first")
+        self.source = StoredClips(dataset, rule, native=native, name=name)
+        if not len(self.source):
+            raise UserError(
+                f"{option}: none of its {counted(len(dataset), 'video')} has the {rule.num_frames} frames that"
+                f" {MODELS.name_of(type(model))} starts from"
+            )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """What the model reads for the numbered videos.
+
+        Raises:
+            UserError: one of them cannot be read, or they do not have it.
+        """
+        clips = []
+        for item in self.source.read(numbers):
+            if isinstance(item, Unusable):
+                raise UserError(f"{self.option}: {item.path}: {item.reason}; take it out")
+            clips.append(item)
+        return condition_batch(clips, self.model, self.option)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the pixels, as plain values."""
+        return self.source.identity()
+
+
+def open_contexts(place: str, model: VideoModel, about: Mapping[str, Any]) -> Contexts:
+    """The contexts that a user names on the command line.
+
+    Args:
+        place: as for :func:`vidgen.evaluation.opening.open_videos`.
+        model: what will sample from them.
+        about: what its checkpoint says about itself; frames are brought to the size of its training data.
+
+    Raises:
+        UserError: there is nothing of that kind, or the model samples from nothing.
+    """
+    if not model.sample_keys:
+        raise UserError(f"--context: {MODELS.name_of(type(model))} samples from a seed alone; leave it out")
+    spec = about.get("data_spec") or {"channels": model.init_args.get("channels")}
+    spec = {"resolution": model.init_args.get("resolution"), **spec}
+    wanted = {key: spec[key] for key in ("resolution", "width", "channels") if spec.get(key)}
+    dataset, native = open_videos(place, "--context", needed=wanted)
+    return Contexts(dataset, model, place, native=native)
