@@ -13,7 +13,7 @@ from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
 from vidgen.models.common import (
     check_classes,
-    check_clips,
+    check_clip_shape,
     check_equal,
     check_label,
     check_length,
@@ -36,19 +36,19 @@ def spec(**change: Any) -> DataSpec:
         (lambda: check_not_negative(weight=0, noise=-0.25), "model.noise -0.25: cannot be negative"),
         (lambda: check_equal("size", 3, 4, "height"), "model.size: is 3, but the data has height 4; make them equal"),
         (
-            lambda: check_clips(spec(), 1, 16, 8),
+            lambda: check_clip_shape(spec(), 1, 16, 8),
             "model.channels: is 1, but the data has channels 3; make them equal",
         ),
         (
-            lambda: check_clips(spec(), 3, 32, 8),
+            lambda: check_clip_shape(spec(), 3, 32, 8),
             "model.resolution: is 32, but the data has resolution 16; make them equal",
         ),
         (
-            lambda: check_clips(spec(width=24), 3, 16, 8),
+            lambda: check_clip_shape(spec(width=24), 3, 16, 8),
             "model.resolution: is 16, but the data has width 24; make them equal",
         ),
         (
-            lambda: check_clips(spec(), 3, 16, 10),
+            lambda: check_clip_shape(spec(), 3, 16, 10),
             "model.num_frames: is 10, but the data has num_frames 8; make them equal",
         ),
         (
@@ -76,8 +76,8 @@ def test_what_is_possible_passes() -> None:
     check_positive(width=1)
     check_not_negative(weight=0.0, count=3)
     check_equal("size", 3, 3, "height")
-    check_clips(spec(), 3, 16, 8)
-    check_clips(spec(width=16), 3, 16, 8)
+    check_clip_shape(spec(), 3, 16, 8)
+    check_clip_shape(spec(width=16), 3, 16, 8)
     check_classes(spec(class_names=("a", "b")), 2)
     check_classes(spec(class_names=("a", "b")), 0)
     check_length("vgan", 1, 1)

@@ -46,8 +46,8 @@ def clip_singular_values(weights: Sequence[Tensor], limit: float = 1.0) -> None:
         removed = ((vectors * excess.unsqueeze(-2)) @ vectors.mT).to(wide.dtype)
         for part in wide.split(PART, dim=2):
             part -= removed @ part
-        for weight, matrix in zip(group, matrices, strict=True):
-            weight.copy_(matrix.reshape(weight.shape))
+        for weight, matrix, usable in zip(group, matrices, finite.flatten(), strict=True):
+            weight.copy_(torch.where(usable, matrix.reshape(weight.shape), weight))
 
 
 def _gram(matrices: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def check_equal(key: str, configured: object, found: object, what: str) -> None:
         raise UserError(f"model.{key}: is {configured}, but the data has {what} {found}; make them equal")
 
 
-def check_clips(spec: DataSpec, channels: int, resolution: int, num_frames: int) -> None:
+def check_clip_shape(spec: DataSpec, channels: int, resolution: int, num_frames: int) -> None:
     """Check that clips have the shape that a model of square videos reads.
 
     Raises:

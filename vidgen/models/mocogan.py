@@ -49,7 +49,7 @@ from vidgen.losses.adversarial import (
     cross_entropy_real,
 )
 from vidgen.models.base import AdversarialModel, Batch, LossTerms
-from vidgen.models.common import check_clips, check_equal, check_label, check_positive, evaluating
+from vidgen.models.common import check_clip_shape, check_equal, check_label, check_positive, evaluating
 from vidgen.registry import MODELS
 from vidgen.seeding import NoiseStream, derive_seed
 
@@ -551,7 +551,7 @@ class MoCoGAN(AdversarialModel):
         Raises:
             UserError: they do not; the message names the config key.
         """
-        check_clips(spec, self.channels, self.resolution, self.num_frames)
+        check_clip_shape(spec, self.channels, self.resolution, self.num_frames)
         if self.use_categories:
             if not spec.class_names:
                 raise UserError(

@@ -42,7 +42,7 @@ from vidgen.losses.adversarial import cross_entropy_fake, cross_entropy_real
 from vidgen.models.base import AdversarialModel, Batch, LossTerms
 from vidgen.models.common import (
     check_classes,
-    check_clips,
+    check_clip_shape,
     check_label,
     check_length,
     check_not_negative,
@@ -410,7 +410,7 @@ class TGAN(AdversarialModel):
         Raises:
             UserError: they do not; the message names the config key.
         """
-        check_clips(spec, self.channels, self.resolution, self.num_frames)
+        check_clip_shape(spec, self.channels, self.resolution, self.num_frames)
         check_classes(spec, self.dim_category)
 
     @classmethod

@@ -41,7 +41,7 @@ from vidgen.layers.updated_weights import updated_weights
 from vidgen.losses.adversarial import accuracy_fake, accuracy_real, cross_entropy_fake, cross_entropy_real
 from vidgen.models.base import AdversarialModel, Batch, LossTerms
 from vidgen.models.common import (
-    check_clips,
+    check_clip_shape,
     check_length,
     check_not_negative,
     check_positive,
@@ -375,7 +375,7 @@ class VGAN(AdversarialModel):
         Raises:
             UserError: they do not; the message names the config key.
         """
-        check_clips(spec, self.channels, self.resolution, self.num_frames)
+        check_clip_shape(spec, self.channels, self.resolution, self.num_frames)
 
     @classmethod
     def small_variants(cls) -> dict[str, dict[str, Any]]:
