@@ -628,6 +628,11 @@ def test_data_that_does_not_fit(change: dict[str, Any], message: str) -> None:
             {"batch": {"video": torch.zeros(3, 3, 8, 16, 16)}},
             "vgan: 2 videos of 3 first frames; make the two equal",
         ),
+        (
+            {"condition": "first_frame"},
+            {"batch": {"video": torch.zeros(2, 3, 8, 32, 32)}},
+            "vgan: starts from frames of shape (3, 16, 16), not (3, 32, 32)",
+        ),
     ],
 )
 def test_impossible_samples(arguments: dict[str, Any], keywords: dict[str, Any], message: str) -> None:

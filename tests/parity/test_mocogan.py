@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.parity.fixtures import Reference, files, folder
+from tests.parity.fixtures import Reference
 from tests.parity.replay import GivenNoise, Replayed, gradient_norms, running_statistics, train
+from tests.parity.suite import ReferenceSuite
 from vidgen.interop.mocogan import DISCRIMINATORS, GENERATOR
 from vidgen.interop.state_dicts import official_key, translate, translate_key
 from vidgen.losses.adversarial import class_cross_entropy, cross_entropy_fake, cross_entropy_real
@@ -290,40 +288,11 @@ CHECKS: dict[str, Callable[[Reference], None]] = {
 }
 
 
-def reference(name: str) -> Reference:
-    return Reference(folder("mocogan") / name, TOLERANCE)
+class TestMoCoGAN(ReferenceSuite):
+    model = "mocogan"
+    checks = CHECKS
+    elsewhere = ELSEWHERE
+    tolerance = TOLERANCE
 
-
-def test_every_file_is_read() -> None:
-    assert set(files("mocogan")) - set(ELSEWHERE) == set(CHECKS)
-    assert all((Path(__file__).parent / reader).exists() for reader in ELSEWHERE.values())
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_computes_what_the_original_computes(name: str) -> None:
-    data = reference(name)
-    CHECKS[name](data)
-    data.finish()
-    print(name, {key: f"{error:.1e}" for key, error in data.errors.items()})
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_one_other_weight_is_noticed(name: str) -> None:
-    with pytest.raises(AssertionError):
-        CHECKS[name](reference(name).with_one_weight_changed())
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_an_output_that_nothing_compares_is_noticed(name: str) -> None:
-    data = reference(name)
-    data.outputs["invented"] = torch.zeros(1)
-    data.open.add("invented")
-    CHECKS[name](data)
-    with pytest.raises(AssertionError, match=r"nothing compares \['invented'\]"):
-        data.finish()
-
-
-def test_a_tolerance_wider_than_specified_is_noticed() -> None:
-    data = reference("acd.pt")
-    with pytest.raises(AssertionError, match="wider than the specified"):
-        data.compare("acd", copy.deepcopy(data.outputs["acd"]), tolerance=2 * TOLERANCE)
+    def test_a_tolerance_wider_than_specified_is_noticed(self) -> None:
+        self.widened("acd.pt", "acd", 2 * TOLERANCE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.parity.fixtures import files, folder
+from tests.parity.fixtures import folder
 from tests.parity.replay import (
     GivenNoise,
     Replayed,
@@ -21,6 +20,7 @@ from tests.parity.replay import (
     running_statistics,
     train,
 )
+from tests.parity.suite import ReferenceSuite
 from vidgen.interop.state_dicts import split_networks
 from vidgen.interop.tgan import (
     PATHS,
@@ -358,43 +358,19 @@ CHECKS: dict[str, Callable[[SpecifiedReference], None]] = {
 }
 
 
-def reference(name: str) -> SpecifiedReference:
-    return SpecifiedReference(folder("tgan") / name, TOLERANCE, SPECIFIED)
+class TestTGAN(ReferenceSuite):
+    model = "tgan"
+    checks = CHECKS
 
+    def open(self, name: str) -> SpecifiedReference:
+        return SpecifiedReference(folder("tgan") / name, TOLERANCE, SPECIFIED)
 
-def test_every_file_is_read() -> None:
-    assert set(files("tgan")) == set(CHECKS)
+    def change(self, reference: SpecifiedReference) -> SpecifiedReference:
+        changed = reference.with_one_weight_changed()
+        if "probs" in changed.inputs:
+            changed.inputs["probs"] /= changed.inputs["probs"].sum(1, keepdim=True)
+        return changed
 
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_computes_what_the_original_computes(name: str) -> None:
-    data = reference(name)
-    CHECKS[name](data)
-    data.finish()
-    print(name, {key: f"{error:.1e}" for key, error in data.errors.items()})
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_one_other_weight_is_noticed(name: str) -> None:
-    changed = reference(name).with_one_weight_changed()
-    if "probs" in changed.inputs:
-        changed.inputs["probs"] /= changed.inputs["probs"].sum(1, keepdim=True)
-    with pytest.raises(AssertionError):
-        CHECKS[name](changed)
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_an_output_that_nothing_compares_is_noticed(name: str) -> None:
-    data = reference(name)
-    data.outputs["invented"] = torch.zeros(1)
-    data.open.add("invented")
-    CHECKS[name](data)
-    with pytest.raises(AssertionError, match=r"nothing compares \['invented'\]"):
-        data.finish()
-
-
-@pytest.mark.parametrize("key", ["loss_gen_0", "dis_fake_0", "state_after"])
-def test_a_tolerance_wider_than_specified_is_noticed(key: str) -> None:
-    data = reference("train_step_svc.pt")
-    with pytest.raises(AssertionError, match="wider than the specified"):
-        data.compare(key, copy.deepcopy(data.outputs[key]), tolerance=2 * data.widest(key))
+    @pytest.mark.parametrize("key", ["loss_gen_0", "dis_fake_0", "state_after"])
+    def test_a_tolerance_wider_than_specified_is_noticed(self, key: str) -> None:
+        self.widened("train_step_svc.pt", key, 2 * self.open("train_step_svc.pt").widest(key))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.parity.fixtures import files, folder
+from tests.parity.fixtures import folder
 from tests.parity.replay import (
     Replayed,
     SpecifiedReference,
@@ -20,6 +19,7 @@ from tests.parity.replay import (
     running_statistics,
     train,
 )
+from tests.parity.suite import ReferenceSuite
 from vidgen.interop.state_dicts import official_key, split_networks
 from vidgen.interop.vgan import (
     NETWORKS,
@@ -244,40 +244,13 @@ CHECKS: dict[str, Callable[[SpecifiedReference], None]] = {
 }
 
 
-def reference(name: str) -> SpecifiedReference:
-    return SpecifiedReference(folder("vgan") / name, TOLERANCE, SPECIFIED)
+class TestVGAN(ReferenceSuite):
+    model = "vgan"
+    checks = CHECKS
 
+    def open(self, name: str) -> SpecifiedReference:
+        return SpecifiedReference(folder("vgan") / name, TOLERANCE, SPECIFIED)
 
-def test_every_file_is_read() -> None:
-    assert set(files("vgan")) == set(CHECKS)
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_computes_what_the_original_computes(name: str) -> None:
-    data = reference(name)
-    CHECKS[name](data)
-    data.finish()
-    print(name, {key: f"{error:.1e}" for key, error in data.errors.items()})
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_one_other_weight_is_noticed(name: str) -> None:
-    with pytest.raises(AssertionError):
-        CHECKS[name](reference(name).with_one_weight_changed())
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_an_output_that_nothing_compares_is_noticed(name: str) -> None:
-    data = reference(name)
-    data.outputs["invented"] = torch.zeros(1)
-    data.open.add("invented")
-    CHECKS[name](data)
-    with pytest.raises(AssertionError, match=r"nothing compares \['invented'\]"):
-        data.finish()
-
-
-@pytest.mark.parametrize("key", ["errD_0", "state_after"])
-def test_a_tolerance_wider_than_specified_is_noticed(key: str) -> None:
-    data = reference("train_step.pt")
-    with pytest.raises(AssertionError, match="wider than the specified"):
-        data.compare(key, copy.deepcopy(data.outputs[key]), tolerance=2 * data.widest(key))
+    @pytest.mark.parametrize("key", ["errD_0", "state_after"])
+    def test_a_tolerance_wider_than_specified_is_noticed(self, key: str) -> None:
+        self.widened("train_step.pt", key, 2 * self.open("train_step.pt").widest(key))

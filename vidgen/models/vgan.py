@@ -539,7 +539,11 @@ class VGAN(AdversarialModel):
             raise UserError("vgan: starts from a first frame; give a batch with 'video'")
         if len(batch["video"]) != num_videos:
             raise UserError(f"vgan: {num_videos} videos of {len(batch['video'])} first frames; make the two equal")
-        return batch["video"][:, :, 0]
+        frames: Tensor = batch["video"][:, :, 0]
+        expected = (self.channels, self.resolution, self.resolution)
+        if tuple(frames.shape[1:]) != expected:
+            raise UserError(f"vgan: starts from frames of shape {expected}, not {tuple(frames.shape[1:])}")
+        return frames
 
 
 def picture_of(part: Part, parts: Parts) -> Tensor:
