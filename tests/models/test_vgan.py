@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +19,9 @@ from tests.models.watching import enliven, parameters, watch
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
 from vidgen.layers.batch_norm import BatchNorm2d, BatchNorm3d
+from vidgen.layers.updated_weights import saved_tensors_watched
 from vidgen.models.vgan import VGAN, Discriminator, network_plan, realness
+from vidgen.training.dry_run import _SavedBytes
 
 SMALL = VGAN.small_variants()["default"]
 SIZES = [(16, 4), (16, 8), (20, 12), (24, 4), (28, 4), (32, 8), (48, 8), (64, 32), (96, 16), (112, 48), (128, 32)]
@@ -649,3 +653,49 @@ def test_model_from_a_frame_has_no_latents() -> None:
     with pytest.raises(UserError) as caught:
         small(condition="first_frame").sample_latents(1)
     assert str(caught.value) == "vgan: starts from a first frame and has no latents; give a batch to sample"
+
+
+def test_stream_takes_the_number_of_videos_from_the_batch() -> None:
+    model = small(condition="first_frame")
+    batch = model.example_batch(3)
+    first, state = model.stream(batch, None, num_frames=3)
+    second, _ = model.stream(batch, state, num_frames=5)
+    assert torch.equal(torch.cat([first, second], dim=2), model.sample(3, batch=batch))
+
+
+@pytest.mark.parametrize("condition", ["none", "first_frame"])
+def test_samples_in_half_precision(condition: str) -> None:
+    model = small(condition=condition).bfloat16()
+    batch = {key: value.float() for key, value in model.example_batch(2).items()}
+    assert model.sample(2, batch=batch).dtype == torch.float32
+
+
+@pytest.mark.parametrize("step", ["stored", "fresh"])
+def test_an_iteration_leaves_no_graph_behind(step: str) -> None:
+    model = VGAN(**{**SMALL, "generator_step": step})
+    alive: list[int] = []
+
+    class Count(pl.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            gc.collect()
+            alive.append(sum(isinstance(found, Tensor) for found in gc.get_objects()))
+
+    grown: list[int] = []
+
+    class Saved(pl.Callback):
+        """Memory that autograd holds, which Python does not see, by what hooks have packed and nobody dropped."""
+
+        def on_train_batch_start(self, *_: Any) -> None:
+            self.context = saved_tensors_watched(kept.keep, kept.give)
+            self.context.__enter__()
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.context.__exit__(None, None, None)
+            gc.collect()
+            grown.append(kept.now)
+
+    kept = _SavedBytes()
+    train(model, 4, callbacks=(Saved(),))
+    assert kept.peak > 0 and grown == [0] * 4
+    train(VGAN(**{**SMALL, "generator_step": step}), 5, callbacks=(Count(),))
+    assert alive[-1] == alive[1]

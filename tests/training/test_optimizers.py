@@ -58,3 +58,51 @@ def test_a_resumed_optimiser_goes_on() -> None:
     second = LuaAdam([weight], lr=1.0)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     torch.testing.assert_close(run(second, gradients(7)[3:]), by_hand(7), rtol=1e-12, atol=0)
+
+
+def test_a_state_of_the_usual_adam_is_gone_on_with() -> None:
+    weight = nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    usual = Adam([weight], lr=RATE, betas=BETAS, eps=EPSILON)
+    run(usual, gradients(7)[:3])
+    second = LuaAdam([weight], lr=1.0)
+    second.load_state_dict(copy.deepcopy(usual.state_dict()))
+    run(second, gradients(7)[3:4])
+    assert second.param_groups[0]["steps"] == 4
+    assert second.param_groups[0]["eps"] == EPSILON / (1 - BETAS[1] ** 4) ** 0.5
+
+
+def test_more_parameters_and_copies() -> None:
+    first, later = (nn.Parameter(torch.zeros(5, dtype=torch.float64)) for _ in range(2))
+    optimizer = LuaAdam([first], lr=RATE, betas=BETAS, eps=EPSILON)
+    run(optimizer, gradients(2))
+    optimizer.add_param_group({"params": [later]})
+    optimizer = copy.deepcopy(optimizer)
+    copied = optimizer.param_groups[1]["params"][0]
+    for gradient in gradients(7):
+        copied.grad = gradient.clone()
+        optimizer.step()
+    torch.testing.assert_close(copied.detach(), by_hand(7), rtol=1e-12, atol=0)
+    assert [group["steps"] for group in optimizer.param_groups] == [9, 7]
+
+
+def test_hooks_run_once_in_a_step() -> None:
+    Adam([nn.Parameter(torch.zeros(1))]).step()  # from then on its class calls hooks, too
+    weight = nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    optimizer, calls = LuaAdam([weight], lr=RATE), []
+    optimizer.register_step_pre_hook(lambda *_: calls.append(1))
+    run(optimizer, gradients(3))
+    assert len(calls) == 3
+
+
+def test_skipped_steps_do_not_count() -> None:
+    weight = nn.Parameter(torch.zeros(5))
+    optimizer = LuaAdam([weight], lr=RATE, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for gradient, usable in ((1.0, True), (float("inf"), False), (1.0, True)):
+        optimizer.zero_grad()
+        scaler.scale((weight * gradient).sum()).backward()
+        before = weight.detach().clone()
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(weight, before) != usable
+    assert optimizer.param_groups[0]["steps"] == 2

@@ -23,9 +23,9 @@ def clip_singular_values(weights: Sequence[Tensor], limit: float = 1.0) -> None:
 
     A weight ``(out, ...)`` is taken as the matrix ``(out, rest)``. No decomposition of that matrix is made: the left
     singular vectors are the eigenvectors of its small Gram matrix, and ``W - U max(0, 1 - limit / s) U^T W`` is the
-    clipped matrix (for a tall one, the same from the right). The Gram matrix is in float64, where squaring costs no
-    accuracy that matters. All stays on the device of the weights; weights of one shape are treated together. A weight
-    with nothing to clip does not change by a bit, nor does one that holds NaN or infinity.
+    clipped matrix (for a tall one, the same from the right). That is computed in float64, where squaring costs no
+    accuracy that matters, under autocast too, and on the device of the weights; weights of one shape are treated
+    together. A weight with nothing to clip does not change by a bit, nor does one that holds NaN or infinity.
 
     Args:
         weights: floating-point tensors of two and more dimensions.
@@ -38,26 +38,26 @@ def clip_singular_values(weights: Sequence[Tensor], limit: float = 1.0) -> None:
     for (rows, columns, *_), group in groups.items():
         matrices = torch.stack([weight.detach().reshape(rows, columns) for weight in group])
         wide = matrices if rows <= columns else matrices.mT
-        gram = _gram(wide)
-        finite = torch.isfinite(gram).all(-1, keepdim=True).all(-2, keepdim=True)
-        gram = torch.where(finite, gram, torch.eye(len(gram[0]), dtype=gram.dtype, device=gram.device))
-        squares, vectors = torch.linalg.eigh(gram)
-        excess = (1 - limit / squares.clamp(min=0).sqrt()).clamp(min=0)  # 1 - limit / 0 is -inf
-        removed = ((vectors * excess.unsqueeze(-2)) @ vectors.mT).to(wide.dtype)
-        for part in wide.split(PART, dim=2):
-            part -= removed @ part
-        for weight, matrix, usable in zip(group, matrices, finite.flatten(), strict=True):
-            weight.copy_(torch.where(usable, matrix.reshape(weight.shape), weight))
+        with torch.autocast(wide.device.type, enabled=False):
+            _clip(wide, limit)
+        for weight, matrix in zip(group, matrices, strict=True):
+            weight.copy_(matrix.reshape(weight.shape))
 
 
-def _gram(matrices: Tensor) -> Tensor:
-    """``M M^T`` in float64, of matrices ``(N, rows, columns)`` with many columns."""
+def _clip(matrices: Tensor, limit: float) -> None:
+    """Clip matrices ``(N, rows, columns)`` with as many columns as rows, or more, in place."""
     number, rows, _ = matrices.shape
     gram = torch.zeros(number, rows, rows, dtype=torch.float64, device=matrices.device)
     for part in matrices.split(PART, dim=2):
         exact = part.double()
         gram.baddbmm_(exact, exact.mT)
-    return gram
+    finite = torch.isfinite(gram).all(-1, keepdim=True).all(-2, keepdim=True)
+    squares, vectors = torch.linalg.eigh(torch.where(finite, gram, torch.eye(rows).to(gram)))
+    excess = (1 - limit / squares.clamp(min=0).sqrt()).clamp(min=0)  # 1 - limit / 0 is -inf
+    removed = (vectors * excess.unsqueeze(-2)) @ vectors.mT
+    for part in matrices.split(PART, dim=2):
+        exact = part.double()
+        part.copy_(torch.where(finite, torch.baddbmm(exact, removed, exact, alpha=-1), part))
 
 
 @torch.no_grad()
@@ -81,12 +81,16 @@ def clip_scale(norm: _BatchNorm, least: float = 0.01) -> None:
 def clip_to_lipschitz(network: nn.Module, limit: float = 1.0) -> None:
     """Clip every linear and convolutional layer of a network, and the scale of every batch norm, in place.
 
+    A weight is taken as a matrix of output channels by the rest.
+
     Args:
         network: nested layers are included; other layers with weights are left alone.
         limit: the largest singular value afterwards.
     """
     layers = list(network.modules())
-    clip_singular_values([layer.weight for layer in layers if isinstance(layer, _ConvNd | nn.Linear)], limit)
+    weights = [(layer, layer.weight.detach()) for layer in layers if isinstance(layer, _ConvNd | nn.Linear)]
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    clip_singular_values([w.transpose(0, 1) if isinstance(layer, transposed) else w for layer, w in weights], limit)
     for layer in layers:
         if isinstance(layer, _BatchNorm):
             clip_scale(layer)

@@ -18,9 +18,8 @@ from torch.autograd.graph import saved_tensors_hooks
 Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
 
 _ALLOWED: ContextVar[bool] = ContextVar("vidgen_updated_weights", default=False)
-_WATCHING: ContextVar[Hooks] = ContextVar(
-    "vidgen_saved_tensors", default=(lambda tensor: tensor, lambda tensor: tensor)
-)
+# detached: a node that saves its own output would hold a tensor that holds the node, and never be freed
+_WATCHING: ContextVar[Hooks] = ContextVar("vidgen_saved_tensors", default=(Tensor.detach, lambda tensor: tensor))
 
 
 @contextmanager
@@ -45,8 +44,8 @@ def saved_tensors_watched(pack: Callable[[Tensor], Any], unpack: Callable[[Any],
     Of nested hooks, autograd calls the innermost only.
 
     Args:
-        pack: takes each tensor that autograd saves and returns what is kept for it.
-        unpack: takes that and returns the tensor, the very one.
+        pack: takes each tensor that autograd saves and returns what is kept for it; detached, lest it keeps its graph.
+        unpack: takes that and returns the tensor, in the same memory.
     """
     token = _WATCHING.set((pack, unpack))
     try:

@@ -153,7 +153,7 @@ class VideoModel(pl.LightningModule):
         Args:
             batch: what the model conditions on, see :attr:`sample_keys`.
             state: what the previous call returned; None starts the videos.
-            num_videos: how many.
+            num_videos: how many; as many as there are in ``batch``, where the model needs one.
             num_frames: frames to make now; None means the training length.
             seed: which sequence of videos.
             first: number of the first one.
@@ -169,6 +169,8 @@ class VideoModel(pl.LightningModule):
         start: int = state or 0
         end = start + (self.init_args["num_frames"] if num_frames is None else num_frames)
         given = {"batch": batch} if self.sample_keys else {}
+        if batch and self.sample_keys:
+            num_videos = len(batch[self.sample_keys[0]])
         videos = self.sample(num_videos, num_frames=end, seed=seed, first=first, **given)
         return videos[:, :, start:], end
 
@@ -226,6 +228,11 @@ class AdversarialModel(VideoModel):
 
     batches_per_iteration: int = 1
     """Fresh batches that one iteration consumes."""
+
+    @property
+    def schedule_period(self) -> int:
+        """Iterations after which the schedule repeats, where some of its parts are not due in each."""
+        return 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -313,8 +320,6 @@ class AdversarialModel(VideoModel):
             What ``forward`` returned for each micro-batch.
         """
         results = []
-        # from now on, compiled forward passes give no memory away that a second backward pass needs
-        torch._functorch.config.donated_buffer = False
         with self.timed(name):
             for index in range(len(self._micro_batches)):
                 self._micro_index = index

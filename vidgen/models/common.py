@@ -92,20 +92,19 @@ def check_label(label: int | None, classes: int) -> None:
         raise UserError(f"label {label}: must be {what}")
 
 
-def draw_numbered(numbers: Sequence[int], seed: int, draw: Callable[[torch.Generator], Tensor], like: Tensor) -> Tensor:
+def draw_numbered(numbers: Sequence[int], seed: int, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
     """Random numbers of numbered videos, each from a generator of its own on the CPU, the same for every device.
 
     Args:
         numbers: of the videos.
         seed: which sequence of videos.
         draw: makes the numbers of one video from its generator.
-        like: device and type of the result.
 
     Returns:
-        One row for each video.
+        One row for each video, on the CPU.
     """
     rows = [draw(torch.Generator().manual_seed(derive_seed(seed, "sample", number))) for number in numbers]
-    return torch.stack(rows).to(like)
+    return torch.stack(rows)
 
 
 @contextmanager

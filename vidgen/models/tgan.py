@@ -14,6 +14,8 @@ Where this follows the official code rather than the paper:
 - G0 and the critic are initialised as Chainer does by default, which is not He's rule, or uniformly; their batch norms
   have no shift;
 - both losses come from one forward pass of the critic, fakes first, and the generators step before the critic does;
+- its LSGAN, which the paper does not use, leaves the critic the gradients of the generators' loss; here it does not;
+- running variances start at 1, as in Chainer 7 (0 in Chainer 2), which matters to the first limits of the scales;
 - pixels are ``(value - 128) / 128``, so that white is not quite 1 (:func:`to_official`).
 
 The conditional model is in the paper but not in its code. How it is done here is ours: the class enters G0 beside
@@ -358,7 +360,7 @@ class TGAN(AdversarialModel):
         self.num_frames = num_frames
         self.dim_slow = dim_slow
         self.dim_category = dim_category
-        self.objective = OBJECTIVES[objective]
+        self.objective = objective
         self.constraint = constraint
         if constraint_interval is None:
             constraint_interval = 5 if constraint == "svc" else 1
@@ -397,10 +399,15 @@ class TGAN(AdversarialModel):
         return self.num_frames
 
     @property
+    def schedule_period(self) -> int:
+        """The discriminator is constrained once in so many iterations."""
+        return 1 if self.constraint == "none" else self.constraint_interval
+
+    @property
     def parameters_without_gradient(self) -> dict[str, str]:
         """A batch norm that is not used, and what a Wasserstein critic is only defined up to."""
         reasons = {"discriminator.norms.0.*": "the official code makes it and does not use it; its checkpoints hold it"}
-        if self.objective is OBJECTIVES["wgan"]:
+        if self.objective == "wgan":
             reasons["discriminator.output.bias"] = "a constant added to the scores of real clips and fakes cancels"
         return reasons
 
@@ -448,6 +455,7 @@ class TGAN(AdversarialModel):
         scores = self.share("forward", self.judge)
         self.update("generator", self.generator_terms, shared=scores, retain_graph=True)
         self.update("discriminator", self.discriminator_terms, shared=scores)
+        del scores
         if (self.iteration_number + 1) % self.constraint_interval == 0 and self.constraint != "none":
             with self.timed(f"discriminator/{self.constraint}"):
                 self.constrain_discriminator()
@@ -465,13 +473,14 @@ class TGAN(AdversarialModel):
 
     def generator_terms(self, scores: Scores) -> LossTerms:
         """How little the discriminator is fooled."""
-        return {"fake": self.objective.generator(scores.fake)}
+        return {"fake": OBJECTIVES[self.objective].generator(scores.fake)}
 
     def discriminator_terms(self, scores: Scores) -> LossTerms:
         """How badly real clips and fakes are told apart."""
         self.record("score/real", scores.real.detach().mean())
         self.record("score/fake", scores.fake.detach().mean())
-        return {"fake": self.objective.fake(scores.fake), "real": self.objective.real(scores.real)}
+        objective = OBJECTIVES[self.objective]
+        return {"fake": objective.fake(scores.fake), "real": objective.real(scores.real)}
 
     @torch.no_grad()
     def constrain_discriminator(self) -> None:
@@ -546,10 +555,9 @@ class TGAN(AdversarialModel):
             UserError: there is no such class.
         """
         check_label(label, self.dim_category)
-        numbers = range(first, first + num_videos)
         like = self.generator.image.slow.weight
-        drawn = draw_numbered(numbers, seed, self._draw, like)
-        latents = {"slow": 2 * drawn[:, 1:] - 1}
+        drawn = draw_numbered(range(first, first + num_videos), seed, self._draw)
+        latents = {"slow": (2 * drawn[:, 1:] - 1).to(like)}
         if self.dim_category:
             classes = (drawn[:, 0] * self.dim_category).long() if label is None else torch.full((num_videos,), label)
             latents["category"] = self.one_hot(classes.to(like.device), like)
@@ -566,12 +574,13 @@ class TGAN(AdversarialModel):
         Args:
             latents: as :meth:`sample_latents` returns them, possibly mixed or edited; ``fast`` may have any length T.
         """
-        fast, category = latents["fast"], latents.get("category")
-        videos = max(1, FRAMES_PER_PASS // fast.shape[2])
-        parts = [slice(start, start + videos) for start in range(0, len(fast), videos)]
+        slow, fast, category = latents["slow"], latents["fast"], latents.get("category")
+        rows = max(1, FRAMES_PER_PASS // fast.shape[2])
+        made = []
         with evaluating(self.generator):
-            made = [
-                self.generator.videos(latents["slow"][part], fast[part], None if category is None else category[part])
-                for part in parts
-            ]
+            for start in range(0, len(fast), rows):
+                part = slice(start, start + rows)
+                label = None if category is None else category[part]
+                frames = fast[part].split(FRAMES_PER_PASS, dim=2)
+                made.append(torch.cat([self.generator.videos(slow[part], some, label) for some in frames], dim=2))
         return from_official(torch.cat(made).float()).contiguous()

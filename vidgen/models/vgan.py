@@ -399,12 +399,10 @@ class VGAN(AdversarialModel):
 
     def iteration(self, batches: list[Batch]) -> None:
         """Update the discriminator, then the generator on the same fakes, see ``generator_step``."""
-        if self.generator_step == "stored":
-            with updated_weights():
-                judged = self.share("forward", self.judge)
-        else:
-            judged = self.share("forward", self.make)
-        self.update("discriminator", self.discriminator_terms, shared=judged, retain_graph=True)
+        stored = self.generator_step == "stored"
+        judged = self.share("forward", self.judge if stored else self.make)
+        self.update("discriminator", self.discriminator_terms, shared=judged, retain_graph=stored)
+        judged = [each._replace(real=None) for each in judged]  # what led to it is not needed any more
         self.update("generator", self.generator_terms, shared=judged)
 
     def draw_latents(self, num_videos: int, stream: NoiseStream) -> Tensor:
@@ -421,7 +419,8 @@ class VGAN(AdversarialModel):
         """Real and fake videos, each judged with batch statistics of their own."""
         real = realness(self.discriminator(batches[0]["video"]))
         made = self.make(batches)
-        return made._replace(real=real, fake=realness(self.discriminator(made.parts.video)))
+        with updated_weights():
+            return made._replace(real=real, fake=realness(self.discriminator(made.parts.video)))
 
     def discriminator_terms(self, judged: Judged) -> LossTerms:
         """Cross-entropies of the discriminator on real and on fake videos; their sum, not their mean."""
@@ -505,10 +504,8 @@ class VGAN(AdversarialModel):
         if self.from_frame:
             raise UserError("vgan: starts from a first frame and has no latents; give a batch to sample")
         numbers = range(first, first + num_videos)
-        like = self.generator.foreground.stem.weight
-        return {
-            "latents": draw_numbered(numbers, seed, lambda noise: torch.randn(self.dim_latent, generator=noise), like)
-        }
+        drawn = draw_numbered(numbers, seed, lambda noise: torch.randn(self.dim_latent, generator=noise))
+        return {"latents": drawn.to(self.generator.foreground.stem.weight)}
 
     def decode(self, latents: dict[str, Tensor], *, num_frames: int | None = None, part: Part = "video") -> Tensor:
         """Videos ``(N, C, T, H, W)`` from the latents of :meth:`sample_latents`, with running batch statistics.
@@ -543,7 +540,7 @@ class VGAN(AdversarialModel):
         expected = (self.channels, self.resolution, self.resolution)
         if tuple(frames.shape[1:]) != expected:
             raise UserError(f"vgan: starts from frames of shape {expected}, not {tuple(frames.shape[1:])}")
-        return frames
+        return frames.to(self.generator.foreground.stem.weight)
 
 
 def picture_of(part: Part, parts: Parts) -> Tensor:

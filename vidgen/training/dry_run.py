@@ -86,7 +86,7 @@ class _Kept:
     """A tensor that autograd holds on to; it dies with the graph."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+        self.tensor = tensor.detach()
 
 
 class _SavedBytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -118,6 +119,8 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
     if init_from is not None and resumed is None:
         load_weights(model, init_from)
     if run.compile:
+        # a compiled forward pass must not give memory away that a second update needs, see AdversarialModel.share
+        torch._functorch.config.donated_buffer = False
         for network in model.networks().values():
             network.compile()
 

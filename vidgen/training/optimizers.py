@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 
 class LuaAdam(Adam):
@@ -14,7 +14,8 @@ class LuaAdam(Adam):
 
     ``p -= lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps)``; PyTorch adds epsilon to the corrected root, which
     gives weights with a gradient below about 1e-5 larger steps in the first iterations. Here PyTorch's optimiser is
-    given the epsilon that comes to the same.
+    given, before each step, the epsilon that comes to the same. With a gradient scaler (float16) the host reads in each
+    step whether it is skipped, so that skipped steps do not count.
 
     Args:
         params: what is optimised.
@@ -33,12 +34,25 @@ class LuaAdam(Adam):
         **options: Any,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, **options)
-        for group in self.param_groups:
-            group.update(uncorrected_eps=eps, steps=0)  # in the state dict, so that a resumed run goes on
+        self.defaults.update(uncorrected_eps=eps, steps=0)
+        self._prepare()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; see ``torch.optim.Adam``."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a state, of PyTorch's Adam too."""
+        super().__setstate__(state)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._step_supports_amp_scaling = False
         for group in self.param_groups:
-            group["steps"] += 1
-            group["eps"] = group["uncorrected_eps"] / (1 - group["betas"][1] ** group["steps"]) ** 0.5
-        return super().step(closure)
+            done = (self.state[parameter]["step"] for parameter in group["params"] if self.state.get(parameter))
+            group.setdefault("uncorrected_eps", group["eps"])
+            group.setdefault("steps", int(next(done, 0)))  # in the state dict, so that a resumed run goes on
+        if _correct_epsilon not in self._optimizer_step_pre_hooks.values():
+            self.register_step_pre_hook(_correct_epsilon)
+
+
+def _correct_epsilon(optimizer: Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        group["steps"] += 1
+        group["eps"] = group["uncorrected_eps"] / (1 - group["betas"][1] ** group["steps"]) ** 0.5
