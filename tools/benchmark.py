@@ -142,20 +142,27 @@ def clock_of(device: torch.device) -> Callable[[], float]:
     return read
 
 
+def filled(number: int, period: int) -> int:
+    """The least multiple of ``period`` that is not below ``number``."""
+    return -(-number // period) * period
+
+
 class Stopwatch(pl.Callback):
     """Times whole iterations, each from the end of the one before, and then the parts of a few more.
 
     Args:
         warm_up: iterations that are not timed.
-        timed: iterations whose time counts.
+        timed: iterations whose time counts; as many more as fill the last period.
         clock: seconds, with all work done that was asked for before.
+        period: iterations after which the model's schedule repeats; only whole periods are timed.
     """
 
-    def __init__(self, warm_up: int, timed: int, clock: Callable[[], float]) -> None:
+    def __init__(self, warm_up: int, timed: int, clock: Callable[[], float], period: int = 1) -> None:
         self.warm_up = warm_up
-        self.timed = timed
+        self.period = period
+        self.timed = filled(timed, period)
         self.clock = clock
-        self.total = warm_up + timed + max(1, timed // SHARE_ITERATIONS)
+        self.total = warm_up + self.timed + filled(max(1, timed // SHARE_ITERATIONS), period)
         self.seconds: list[float] = []
         self.parts: dict[str, float] = {}
         self.parts_total = 0.0
@@ -163,8 +170,9 @@ class Stopwatch(pl.Callback):
 
     @property
     def seconds_per_iteration(self) -> float:
-        """The median."""
-        return statistics.median(self.seconds)
+        """The median, over whole periods."""
+        starts = range(0, len(self.seconds), self.period)
+        return statistics.median(statistics.mean(self.seconds[start : start + self.period]) for start in starts)
 
     def shares(self) -> dict[str, float]:
         """Part of an iteration -> share of its time; what no part accounts for is ``other``."""
@@ -227,6 +235,12 @@ def train(
         trainer.fit(model, train_dataloaders=source)
 
 
+def describe_periods(stopwatch: Stopwatch) -> str:
+    """How many iterations were timed, and in which groups."""
+    number = len(stopwatch.seconds) // stopwatch.period
+    return str(number) if stopwatch.period == 1 else f"{number} times {stopwatch.period}"
+
+
 def peak_memory(device: torch.device) -> str:
     """The most memory that was in use, in MiB: of the process, and of what torch gave out on the GPU."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
@@ -287,10 +301,11 @@ def run_train(arguments: argparse.Namespace) -> None:
     if arguments.reference:
         run_pair(model, source, arguments, device)
     else:
-        stopwatch = Stopwatch(arguments.warm_up, arguments.iterations, clock_of(device))
+        period = model.schedule_period if isinstance(model, AdversarialModel) else 1
+        stopwatch = Stopwatch(arguments.warm_up, arguments.iterations, clock_of(device), period)
         train(model, source, stopwatch, stopwatch.total, device)
         seconds = stopwatch.seconds_per_iteration
-        print(f"speed: {1 / seconds:.4g} iterations/s ({seconds:.4g} s, median of {len(stopwatch.seconds)})")
+        print(f"speed: {1 / seconds:.4g} iterations/s ({seconds:.4g} s, median of {describe_periods(stopwatch)})")
         print("shares of an iteration:")
         for name, share in stopwatch.shares().items():
             print(f"  {name:<34}{100 * share:5.1f} %")

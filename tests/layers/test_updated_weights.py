@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.pair import ProcessPair
@@ -170,3 +175,33 @@ def test_under_autocast_the_graph_holds_the_weights_of_then() -> None:
     (found,) = torch.autograd.grad(y, x, slope)
     torch.testing.assert_close(found, slope.float() @ then, rtol=0.02, atol=0.02)
     assert not torch.allclose(found, slope.float() @ layer.weight, rtol=0.1, atol=0.1)
+
+
+class Token:
+    """Lives as long as the graph that holds it."""
+
+
+class Holding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, token: Token) -> Tensor:
+        ctx.token = token
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * 2, None
+
+
+@pytest.mark.parametrize("activation", [F.leaky_relu, F.relu, torch.tanh, torch.sigmoid])
+def test_a_graph_that_nobody_goes_through_is_freed(activation: Any) -> None:
+    token = Token()
+    watched = weakref.ref(token)
+    with updated_weights():
+        x = Holding.apply(torch.ones(3, requires_grad=True), token)
+        y = activation(x, inplace=True) if activation in (F.leaky_relu, F.relu) else activation(x)
+    del token, x
+    gc.collect()
+    assert watched() is not None
+    del y
+    gc.collect()
+    assert watched() is None

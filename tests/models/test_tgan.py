@@ -16,6 +16,7 @@ from tests.contract.running import train, weights
 from tests.models.watching import enliven, parameters, watch
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
+from vidgen.models import tgan
 from vidgen.models.tgan import TGAN, Discriminator, Scores, from_official, to_official
 from vidgen.seeding import NoiseStream, noise_from
 
@@ -712,3 +713,35 @@ def test_impossible_samples(arguments: dict[str, Any], keywords: dict[str, Any],
     with pytest.raises(UserError) as caught:
         small(**arguments).sample(1, **keywords)
     assert str(caught.value) == message
+
+
+def test_classes_do_not_depend_on_the_precision() -> None:
+    model = small(dim_category=3)
+    expected = model.sample_latents(600)["category"]
+    assert torch.equal(model.bfloat16().sample_latents(600)["category"].float(), expected)
+    assert model.sample(2).dtype == torch.float32
+
+
+def test_long_interpolations_pass_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small()
+    whole = model.sample(2, interpolation=4)
+    rows: list[int] = []
+    monkeypatch.setattr(tgan, "FRAMES_PER_PASS", 7)
+    model.generator.image.register_forward_hook(lambda _, given, made: rows.append(len(made)))
+    torch.testing.assert_close(model.sample(2, interpolation=4), whole, rtol=0, atol=1e-5)
+    assert max(rows) == 7 and sum(rows) == 2 * 61
+
+
+def test_clipping_is_exact_under_mixed_precision() -> None:
+    model = small(constraint_interval=1, learning_rate=1e-2)
+    train(model, 2, precision="bf16-mixed")
+    layers = [*model.discriminator.convolutions, model.discriminator.output]
+    largest = [float(torch.linalg.svdvals(layer.weight.detach().flatten(1).double())[0]) for layer in layers]
+    assert 1 - 1e-5 < max(largest) <= 1 + 1e-5
+
+
+def test_copies_are_of_the_same_objective() -> None:
+    model = small()
+    assert copy.deepcopy(model).parameters_without_gradient == model.parameters_without_gradient
+    assert "discriminator.output.bias" in model.parameters_without_gradient
+    assert "discriminator.output.bias" not in small(objective="lsgan").parameters_without_gradient

@@ -147,7 +147,7 @@ def test_prints_speed_shares_and_memory(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_times_whole_iterations_and_the_parts_of_others() -> None:
     ticks = count()
-    stopwatch = benchmark.Stopwatch(warm_up=1, timed=2, clock=lambda: float(next(ticks)))
+    stopwatch = benchmark.Stopwatch(warm_up=1, timed=2, clock=lambda: float(next(ticks)))  # a period of one
     model = Toy()
     source = benchmark.data_source(model, "random", 2, 0, 1)
     benchmark.train(model, source, stopwatch, stopwatch.total, torch.device("cpu"))
@@ -274,3 +274,20 @@ def test_layers_correspond_by_kind_and_order() -> None:
     assert found.keys() == {f"d.{key}" for key in ours.state_dict()}
     assert found["d.norms.running_var"] is theirs[1].running_var
     assert found["d.layers.1.weight"] is theirs[2].weight
+
+
+def test_what_is_due_now_and_then_counts_in_whole_periods() -> None:
+    stopwatch = benchmark.Stopwatch(warm_up=2, timed=20, clock=lambda: 0.0, period=3)
+    assert (stopwatch.timed, stopwatch.total) == (21, 2 + 21 + 6)
+    stopwatch.seconds = [1.0, 1.0, 4.0, 1.0, 1.0, 7.0, 1.0, 1.0, 4.0]
+    assert stopwatch.seconds_per_iteration == 2.0
+    assert benchmark.describe_periods(stopwatch) == "3 times 3"
+
+
+def test_the_clipping_of_tgan_has_a_share(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["resolution=16", "dim_slow=4", "dim_fast=4", "frame_seed_channels=[8,4,4,4]", "generator_width=16"]
+    arguments = ["train", "--model", "tgan", "--set", *small, "discriminator_width=4", "--data", "random"]
+    assert benchmark.main([*arguments, "--batch-size", "2", "--iterations", "4", "--warm-up", "1"]) == 0
+    output = capsys.readouterr().out
+    assert "median of 1 times 5)" in output
+    assert re.search(r"^  discriminator/svc +\d+\.\d %$", output, re.MULTILINE)

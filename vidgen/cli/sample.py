@@ -20,6 +20,7 @@ HELP = (
     "--ckpt, --help lists them. On two GPUs: torchrun --nproc-per-node 2 -m -- vidgen sample --ckpt …"
 )
 EXAMPLE = "vidgen sample --ckpt runs/weizmann/checkpoints/iteration_00003000.ckpt --class 2 --format gif --out samples"
+NUM = 64  # videos, where neither --num nor --context says how many
 LOWER = "--batch-size or --num-frames"
 
 
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from vidgen.cli.keywords import parse_keywords
     from vidgen.cli.trained import class_of_trained, describe_trained
     from vidgen.evaluation.contexts import open_contexts
-    from vidgen.sampling import GRID_SIZE, file_fingerprint, sample_to_folder
+    from vidgen.sampling import file_fingerprint, sample_to_folder
 
     about, weights = describe_trained(args.ckpt, args.raw_weights)
     cls = class_of_trained(about, args.model, args.ckpt)
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     report = sample_to_folder(
         model,
         args.out,
-        num=args.num if args.num is not None else GRID_SIZE if context is None else len(context),
+        num=args.num if args.num is not None else NUM if context is None else len(context),
         num_frames=args.num_frames,
         seed=args.seed,
         batch_size=args.batch_size,
