@@ -228,8 +228,8 @@ def test_nan_stops_the_run_with_iteration_term_and_last_checkpoint(name: str, va
 
 
 @every_variant
-def test_compiled_networks_train_like_eager_ones(name: str, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._functorch.config, "donated_buffer", False)  # as `compile: true` does
+@torch._functorch.config.patch(donated_buffer=False)  # as `compile: true` does
+def test_compiled_networks_train_like_eager_ones(name: str, variant: str) -> None:
     eager, compiled = build(name, variant), build(name, variant)
     for network in compiled.networks().values():
         network.compile(backend="aot_eager")
