@@ -319,7 +319,7 @@ def test_other_content_is_one_line(tmp_path: Path) -> None:
     source.write_bytes(b"")
     assert refusal(source) == f"{source}: is damaged or cut short"
     torch.save({"dc0/W": torch.zeros(1)}, source)
-    assert refusal(source).endswith("data.pkl, which is not an array")
+    assert refusal(source).endswith("data.pkl, which is not an array; an .npz of Chainer's has nothing else")
     np.savez(source, **{"vgen/dc0/W": np.zeros(1)})
     assert refusal(source) == f"{source}: holds no frame_seed"
     np.savez(source, **{"vgen/dc0/W": np.zeros(1), "x": np.zeros(1)})

@@ -75,7 +75,9 @@ def assert_same(first: torch.nn.Module, second: torch.nn.Module) -> None:
 
 @pytest.mark.parametrize("library", ["nn", "cudnn"])
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_modules_make_the_same_videos(tmp_path: Path, condition: str, library: str) -> None:
+def test_modules_make_the_same_videos(
+    tmp_path: Path, condition: str, library: str, caplog: pytest.LogCaptureFixture
+) -> None:
     model = with_random_weights(condition=condition)
     official, cuda = Official(library), library == "cudnn"
     generator, discriminator = official.generator(model.generator), official.discriminator(model.discriminator)
@@ -84,6 +86,7 @@ def test_modules_make_the_same_videos(tmp_path: Path, condition: str, library: s
     source = write(tmp_path / "iter1000_net.t7", generator, cuda=cuda)
     write(tmp_path / "iter1000_netD.t7", discriminator, cuda=cuda)
     convert("vgan", source, tmp_path / "x.ckpt")
+    assert not caplog.records
     converted = vidgen.load(tmp_path / "x.ckpt")
     with torch.no_grad():
         expected = model.generator(given_to(model))
@@ -109,7 +112,9 @@ def test_other_sizes_are_inferred(tmp_path: Path) -> None:
         assert (converted.channels, converted.resolution, converted.num_frames) == (1, 80, 48)
 
 
-def test_without_a_discriminator_a_new_one_is_made(model: VGAN, tmp_path: Path) -> None:
+def test_without_a_discriminator_a_new_one_is_made(
+    model: VGAN, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source = generator_file(tmp_path, model)
     for name in ("a.ckpt", "b.ckpt"):
         before = torch.get_rng_state()
@@ -119,6 +124,8 @@ def test_without_a_discriminator_a_new_one_is_made(model: VGAN, tmp_path: Path) 
     first, second = vidgen.load(tmp_path / "a.ckpt"), vidgen.load(tmp_path / "b.ckpt")
     assert_same(first, second)
     assert_same(first.generator, model.generator)
+    message = f"{source}: comes without discriminator, which starts untrained"
+    assert [record.getMessage() for record in caplog.records] == 2 * [message]
     assert first.init_args["discriminator_width"] is None and first.discriminator.convolutions[0].out_channels == 2
 
 

@@ -274,6 +274,9 @@ def test_streams_cross_blocks_of_noise_in_any_pieces() -> None:
         ),
         ({"instance_noise": -0.1}, "model.instance_noise -0.1: a standard deviation cannot be negative"),
         ({"dim_motion": 0}, "model.dim_motion 0: must be at least 1"),
+        ({"learning_rate": -1.0}, "model.learning_rate -1: cannot be negative"),
+        ({"generator_learning_rate": float("nan")}, "model.generator_learning_rate nan: must be finite"),
+        ({"beta2": 1.0}, "model.beta2 1: must be at least 0 and below 1"),
     ],
 )
 def test_impossible_arguments(arguments: dict[str, Any], message: str) -> None:

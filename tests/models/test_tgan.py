@@ -652,8 +652,13 @@ def test_task_follows_the_classes() -> None:
         ({"generator_width": 24}, "model.generator_width 24: must be a multiple of 16"),
         ({"frame_seed_channels": (8, 6, 4)}, "model.frame_seed_channels [8, 6, 4]: must be four numbers above 0"),
         ({"frame_seed_channels": (8, 6, 4, 0)}, "model.frame_seed_channels [8, 6, 4, 0]: must be four numbers above 0"),
-        ({"clip_value": 0.0}, "model.clip_value 0: must be above 0"),
-        ({"uniform_scale": -0.5}, "model.uniform_scale -0.5: must be above 0"),
+        ({"clip_value": 0.0}, "model.clip_value 0: must be above 0, and finite"),
+        ({"clip_value": float("nan")}, "model.clip_value nan: must be above 0, and finite"),
+        ({"learning_rate": -1.0}, "model.learning_rate -1: cannot be negative"),
+        ({"generator_learning_rate": float("nan")}, "model.generator_learning_rate nan: must be finite"),
+        ({"instance_noise": float("inf")}, "model.instance_noise inf: must be finite"),
+        ({"alpha": 1.0}, "model.alpha 1: must be at least 0 and below 1"),
+        ({"uniform_scale": -0.5}, "model.uniform_scale -0.5: must be above 0, and finite"),
         ({"channels": 0}, "model.channels 0: must be at least 1"),
         ({"dim_slow": 0}, "model.dim_slow 0: must be at least 1"),
         ({"dim_fast": 0}, "model.dim_fast 0: must be at least 1"),
@@ -696,12 +701,20 @@ def test_data_that_does_not_fit(change: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "keywords", "message"),
     [
-        ({}, {"num_frames": 17}, "num_frames 17: tgan makes videos of 1 to 16 frames as it is configured"),
-        ({}, {"num_frames": 0}, "num_frames 0: tgan makes videos of 1 to 16 frames as it is configured"),
+        (
+            {},
+            {"num_frames": 17},
+            "num_frames 17: tgan with interpolation 1 makes videos of 1 to 16 frames as it is configured",
+        ),
+        (
+            {},
+            {"num_frames": 0},
+            "num_frames 0: tgan with interpolation 1 makes videos of 1 to 16 frames as it is configured",
+        ),
         (
             {},
             {"num_frames": 32, "interpolation": 2},
-            "num_frames 32: tgan makes videos of 1 to 31 frames as it is configured",
+            "num_frames 32: tgan with interpolation 2 makes videos of 1 to 31 frames as it is configured",
         ),
         ({}, {"interpolation": 0}, "interpolation 0: must be at least 1"),
         ({}, {"label": 0}, "label 0: must be left out: the model has no classes"),
@@ -745,3 +758,16 @@ def test_copies_are_of_the_same_objective() -> None:
     assert copy.deepcopy(model).parameters_without_gradient == model.parameters_without_gradient
     assert "discriminator.output.bias" in model.parameters_without_gradient
     assert "discriminator.output.bias" not in small(objective="lsgan").parameters_without_gradient
+
+
+def test_one_clip_is_too_few_for_batch_norm() -> None:
+    model = TGAN(**SMALL)
+    with pytest.raises(UserError) as caught:
+        model.judge([model.example_batch(1)])
+    assert str(caught.value) == "data.batch_size 1: TGAN's batch norms need at least 2 clips"
+
+
+def test_no_videos_cannot_be_made() -> None:
+    with pytest.raises(UserError) as caught:
+        small().sample(0)
+    assert str(caught.value) == "num_videos 0: must be at least 1"

@@ -554,11 +554,11 @@ def test_task_follows_the_configuration() -> None:
     [
         (
             {"resolution": 50},
-            "model.resolution 50: VGAN needs 4, 5, 6 or 7 times a power of two (32, 48, 64, 96, 128, …)",
+            "model.resolution 50: VGAN needs 4, 5, 6 or 7 times 4, 8, 16, … (16, 32, 48, 64, 96, 128, …)",
         ),
         (
             {"resolution": 8},
-            "model.resolution 8: VGAN needs 4, 5, 6 or 7 times a power of two (32, 48, 64, 96, 128, …)",
+            "model.resolution 8: VGAN needs 4, 5, 6 or 7 times 4, 8, 16, … (16, 32, 48, 64, 96, 128, …)",
         ),
         (
             {"num_frames": 10},
@@ -580,6 +580,10 @@ def test_task_follows_the_configuration() -> None:
         ({"width": 0}, "model.width 0: must be at least 1"),
         ({"discriminator_width": 0}, "model.discriminator_width 0: must be at least 1"),
         ({"mask_weight": -0.1}, "model.mask_weight -0.1: cannot be negative"),
+        ({"mask_weight": float("inf")}, "model.mask_weight inf: must be finite"),
+        ({"learning_rate": -1.0}, "model.learning_rate -1: cannot be negative"),
+        ({"beta1": 1.5}, "model.beta1 1.5: must be at least 0 and below 1"),
+        ({"beta2": 1.0}, "model.beta2 1: must be at least 0 and below 1"),
         ({"first_frame_weight": -1.0}, "model.first_frame_weight -1: cannot be negative"),
     ],
 )
@@ -636,6 +640,16 @@ def test_data_that_does_not_fit(change: dict[str, Any], message: str) -> None:
             {"condition": "first_frame"},
             {"batch": {"video": torch.zeros(2, 3, 8, 32, 32)}},
             "vgan: starts from frames of shape (3, 16, 16), not (3, 32, 32)",
+        ),
+        (
+            {"condition": "first_frame"},
+            {"batch": {"video": torch.zeros(2, 3, 8, 16, 16, dtype=torch.uint8)}},
+            "vgan: starts from the first frames of videos (N, C, T, H, W), floating in [-1, 1]",
+        ),
+        (
+            {},
+            {"part": "bg"},
+            "part bg: must be one of video, foreground, mask, masked_foreground, background",
         ),
     ],
 )

@@ -68,7 +68,7 @@ def _read(file: IO[bytes]) -> dict[str, Tensor]:
             )
         for entry in archive.infolist():
             if not entry.filename.endswith(".npy"):
-                raise UserError(f"has {entry.filename}, which is not an array")
+                raise UserError(f"has {entry.filename}, which is not an array; an .npz of Chainer's has nothing else")
             name = entry.filename.removesuffix(".npy")
             with archive.open(entry) as stream:
                 arrays[name] = _array(stream, entry.file_size, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from vidgen.errors import UserError
 
 Model = TypeVar("Model", bound=nn.Module)
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -163,6 +166,9 @@ def build(make: Callable[[], Model], networks: Mapping[str, Given]) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = make()
+    for name, _ in model.named_children():
+        if not any(given == name or given.startswith(f"{name}.") for given in networks):
+            _log.warning("%s: comes without %s, which starts untrained", next(iter(networks.values())).file, name)
     for name, given in networks.items():
         network = attrgetter(name)(model)
         network.load_state_dict({**network.state_dict(), **given.entries})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -24,15 +25,41 @@ def check_positive(**sizes: int) -> None:
             raise UserError(f"model.{key} {value}: must be at least 1")
 
 
-def check_not_negative(**values: float) -> None:
-    """Raise when an argument of a model is below 0.
+def check_not_negative(**values: float | None) -> None:
+    """Raise when an argument of a model is below 0, infinite or NaN; None is none.
 
     Raises:
         UserError: naming the first one.
     """
     for key, value in values.items():
+        if value is None:
+            continue
+        if not math.isfinite(value):
+            raise UserError(f"model.{key} {value:g}: must be finite")
         if value < 0:
             raise UserError(f"model.{key} {value:g}: cannot be negative")
+
+
+def check_above_zero(**values: float) -> None:
+    """Raise when an argument of a model is not above 0, infinite or NaN.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    for key, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"model.{key} {value:g}: must be above 0, and finite")
+
+
+def check_decay(**rates: float) -> None:
+    """Raise when a decay rate of an optimiser's average is outside [0, 1).
+
+    Raises:
+        UserError: naming the first one.
+    """
+    for key, value in rates.items():
+        if not 0 <= value < 1:
+            raise UserError(f"model.{key} {value:g}: must be at least 0 and below 1")
 
 
 def check_equal(key: str, configured: object, found: object, what: str) -> None:
@@ -93,7 +120,7 @@ def check_label(label: int | None, classes: int) -> None:
 
 
 def draw_numbered(numbers: Sequence[int], seed: int, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-    """Random numbers of numbered videos, each from a generator of its own on the CPU, the same for every device.
+    """Random numbers of numbered videos, at least one, each from a generator of its own on the CPU.
 
     Args:
         numbers: of the videos.
@@ -102,7 +129,12 @@ def draw_numbered(numbers: Sequence[int], seed: int, draw: Callable[[torch.Gener
 
     Returns:
         One row for each video, on the CPU.
+
+    Raises:
+        UserError: no video is asked for.
     """
+    if not numbers:
+        raise UserError("num_videos 0: must be at least 1")
     rows = [draw(torch.Generator().manual_seed(derive_seed(seed, "sample", number))) for number in numbers]
     return torch.stack(rows)
 

@@ -49,7 +49,15 @@ from vidgen.losses.adversarial import (
     cross_entropy_real,
 )
 from vidgen.models.base import AdversarialModel, Batch, LossTerms
-from vidgen.models.common import check_clip_shape, check_equal, check_label, check_positive, evaluating
+from vidgen.models.common import (
+    check_clip_shape,
+    check_decay,
+    check_equal,
+    check_label,
+    check_not_negative,
+    check_positive,
+    evaluating,
+)
 from vidgen.registry import MODELS
 from vidgen.seeding import NoiseStream, derive_seed
 
@@ -500,6 +508,14 @@ class MoCoGAN(AdversarialModel):
             "generator": generator_learning_rate,
         }
         self.learning_rates = {name: learning_rate if rate is None else rate for name, rate in own_rates.items()}
+        check_not_negative(
+            learning_rate=learning_rate,
+            generator_learning_rate=generator_learning_rate,
+            image_discriminator_learning_rate=image_discriminator_learning_rate,
+            video_discriminator_learning_rate=video_discriminator_learning_rate,
+            weight_decay=weight_decay,
+        )
+        check_decay(beta1=beta1, beta2=beta2)
         self.betas = (beta1, beta2)
         self.weight_decay = weight_decay
 

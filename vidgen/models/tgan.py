@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, RMSprop
 
 from vidgen.data.spec import DataSpec
+from vidgen.distributed import world
 from vidgen.errors import UserError
 from vidgen.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from vidgen.layers.initialization import initialize_lecun_normal, initialize_uniform
@@ -43,8 +44,10 @@ from vidgen.layers.singular_values import clip_to_lipschitz
 from vidgen.losses.adversarial import cross_entropy_fake, cross_entropy_real
 from vidgen.models.base import AdversarialModel, Batch, LossTerms
 from vidgen.models.common import (
+    check_above_zero,
     check_classes,
     check_clip_shape,
+    check_decay,
     check_label,
     check_length,
     check_not_negative,
@@ -344,7 +347,14 @@ class TGAN(AdversarialModel):
             discriminator_width=discriminator_width,
             constraint_interval=1 if constraint_interval is None else constraint_interval,
         )
-        check_not_negative(dim_category=dim_category, instance_noise=instance_noise)
+        check_not_negative(
+            dim_category=dim_category,
+            instance_noise=instance_noise,
+            learning_rate=learning_rate,
+            generator_learning_rate=generator_learning_rate,
+        )
+        check_above_zero(clip_value=clip_value, uniform_scale=uniform_scale)
+        check_decay(alpha=alpha)
         if num_frames != NUM_FRAMES:
             raise UserError(f"model.num_frames {num_frames}: TGAN's networks are made for {NUM_FRAMES} frames")
         for key, value in (("resolution", resolution), ("generator_width", generator_width)):
@@ -352,9 +362,6 @@ class TGAN(AdversarialModel):
                 raise UserError(f"model.{key} {value}: must be a multiple of 16")
         if len(frame_seed_channels) != 4 or min(frame_seed_channels) < 1:
             raise UserError(f"model.frame_seed_channels {list(frame_seed_channels)}: must be four numbers above 0")
-        for key, size in (("clip_value", clip_value), ("uniform_scale", uniform_scale)):
-            if size <= 0:
-                raise UserError(f"model.{key} {size:g}: must be above 0")
         self.channels = channels
         self.resolution = resolution
         self.num_frames = num_frames
@@ -467,6 +474,8 @@ class TGAN(AdversarialModel):
     def judge(self, batches: list[Batch]) -> Scores:
         """Scores of fakes, then of real clips, each with batch statistics of their own."""
         real = to_official(batches[0]["video"])
+        if len(real) * world()[1] == 1:
+            raise UserError("data.batch_size 1: TGAN's batch norms need at least 2 clips")
         label = self.one_hot(batches[0]["label"], real) if self.dim_category else None
         fake = self.generator(self.draw_slow(len(real), self.noise("latents")), label)
         return Scores(self.discriminator(fake, label), self.discriminator(real, label))
@@ -530,7 +539,7 @@ class TGAN(AdversarialModel):
             raise UserError(f"interpolation {interpolation}: must be at least 1")
         longest = (self.num_frames - 1) * interpolation + 1
         length = longest if num_frames is None else num_frames
-        check_length("tgan", length, longest)
+        check_length(f"tgan with interpolation {interpolation}", length, longest)
         latents = self.sample_latents(num_videos, seed=seed, first=first, label=label)
         latents["fast"] = F.interpolate(latents["fast"], longest, mode="linear", align_corners=True)[:, :, :length]
         return self.decode(latents)

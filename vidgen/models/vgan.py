@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,7 @@ from vidgen.losses.adversarial import accuracy_fake, accuracy_real, cross_entrop
 from vidgen.models.base import AdversarialModel, Batch, LossTerms
 from vidgen.models.common import (
     check_clip_shape,
+    check_decay,
     check_length,
     check_not_negative,
     check_positive,
@@ -271,7 +272,7 @@ class VGAN(AdversarialModel):
 
     Args:
         channels: channels of the video.
-        resolution: height and width in pixels; 4 to 7 times a power of two (paper: 64).
+        resolution: height and width in pixels; 4 to 7 times 4, 8, 16, … (paper: 64).
         num_frames: frames of a clip; a multiple of what the resolution is doubled to from its base (paper: 32).
         dim_latent: numbers in the code that a video is made from (paper: 100).
         width: channels before the generator's last layers (paper: 64; 128 from a first frame).
@@ -317,7 +318,13 @@ class VGAN(AdversarialModel):
         if discriminator_width is None:
             discriminator_width = width
         check_positive(channels=channels, dim_latent=dim_latent, width=width, discriminator_width=discriminator_width)
-        check_not_negative(mask_weight=mask_weight, first_frame_weight=first_frame_weight)
+        check_not_negative(
+            mask_weight=mask_weight,
+            first_frame_weight=first_frame_weight,
+            learning_rate=learning_rate,
+            generator_learning_rate=generator_learning_rate,
+        )
+        check_decay(beta1=beta1, beta2=beta2)
         base_size, base_frames, doublings = network_plan(resolution, num_frames)
         self.channels = channels
         self.resolution = resolution
@@ -479,13 +486,11 @@ class VGAN(AdversarialModel):
         Raises:
             UserError: more frames than the model makes, a part that it does not have, or no first frames.
         """
-        length = self.num_frames if num_frames is None else num_frames
-        check_length("vgan", length, self.num_frames)
         if self.from_frame:
             given = self._first_frames(num_videos, batch)
         else:
             given = self.sample_latents(num_videos, seed=seed, first=first)["latents"]
-        return self.decode({"latents": given}, num_frames=length, part=part)
+        return self.decode({"latents": given}, num_frames=num_frames, part=part)
 
     def sample_latents(self, num_videos: int, *, seed: int = 0, first: int = 0) -> dict[str, Tensor]:
         """The latents of :meth:`sample`, which :meth:`decode` turns into videos.
@@ -514,10 +519,15 @@ class VGAN(AdversarialModel):
             latents: as :meth:`sample_latents` returns them, possibly mixed or edited.
             num_frames: length in frames; None means the training length.
             part: as for :meth:`sample`.
+
+        Raises:
+            UserError: more frames than the model makes, or a part that it does not have.
         """
+        length = self.num_frames if num_frames is None else num_frames
+        check_length("vgan", length, self.num_frames)
         with evaluating(self.generator):
             made = [
-                picture_of(part, self.generator(given))[:, :, :num_frames]
+                picture_of(part, self.generator(given))[:, :, :length]
                 for given in latents["latents"].split(VIDEOS_PER_PASS)
             ]
         return torch.cat(made).float()
@@ -536,6 +546,8 @@ class VGAN(AdversarialModel):
             raise UserError("vgan: starts from a first frame; give a batch with 'video'")
         if len(batch["video"]) != num_videos:
             raise UserError(f"vgan: {num_videos} videos of {len(batch['video'])} first frames; make the two equal")
+        if batch["video"].dim() != 5 or not batch["video"].is_floating_point():
+            raise UserError("vgan: starts from the first frames of videos (N, C, T, H, W), floating in [-1, 1]")
         frames: Tensor = batch["video"][:, :, 0]
         expected = (self.channels, self.resolution, self.resolution)
         if tuple(frames.shape[1:]) != expected:
@@ -547,8 +559,10 @@ def picture_of(part: Part, parts: Parts) -> Tensor:
     """One part as a video ``(B, C, T, H, W)`` in [-1, 1].
 
     Raises:
-        UserError: a one-stream model has only the video.
+        UserError: there is no such part, or the model is of one stream and has only the video.
     """
+    if part not in get_args(Part):
+        raise UserError(f"part {part}: must be one of {', '.join(get_args(Part))}")
     if part == "video":
         return parts.video
     if parts.mask is None or parts.background is None:
@@ -578,7 +592,7 @@ def network_plan(resolution: int, num_frames: int) -> tuple[int, int, int]:
     plan = pyramid_plan(resolution)
     if plan is None:
         raise UserError(
-            f"model.resolution {resolution}: VGAN needs 4, 5, 6 or 7 times a power of two (32, 48, 64, 96, 128, …)"
+            f"model.resolution {resolution}: VGAN needs 4, 5, 6 or 7 times 4, 8, 16, … (16, 32, 48, 64, 96, 128, …)"
         )
     base_size, doublings = plan
     base_frames, rest = divmod(num_frames, 2**doublings)

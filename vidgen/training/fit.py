@@ -219,12 +219,12 @@ def check_resumable(path: Path, model: VideoModel) -> dict[str, Any]:
     wanted = describe_model(model)
     if about["model"] != wanted["model"]:
         raise UserError(f"{path}: holds a {about['model']!r}, the config asks for a {wanted['model']!r}")
+    if "optimizer_states" not in payload:
+        raise UserError(f"{path}: has weights but no training state; use --init-from instead of --resume")
     for key, value in wanted["model_args"].items():
         saved = about["model_args"].get(key)
         if saved != value:
             raise UserError(f"model.{key}: is {value!r}, but {path} was trained with {saved!r}; to resume keep it")
-    if "optimizer_states" not in payload:
-        raise UserError(f"{path}: has weights but no training state; use --init-from instead of --resume")
     return about
 
 
