@@ -21,21 +21,21 @@ class Clips:
         rule: ``contiguous`` takes every ``stride``-th frame. ``sparse`` takes the first and the last frame of a random
             span and random frames between them in rising order; ``even`` takes frames at equal random distances
             (StyleGAN-V's samplings ``random`` and ``uniform``).
-        start: where a contiguous clip begins: at a ``random`` frame, or always at the ``first`` of the video.
-        repeat_last: whether a contiguous clip from a video that is too short for it begins at the first frame and
-            repeats the last one, instead of the video being left out; the stride stays as it is.
         spans: spans (``sparse``) or distances (``even``) to choose from, source frames; empty for all up to
             ``max_span``: below it for ``sparse``, it included for ``even``.
         max_span: the longest of them that is used.
         window: of a longer video only a random window of so many source frames is used.
+        start: where a contiguous clip begins: at a ``random`` frame, or always at the ``first`` of the video.
+        repeat_last: whether a contiguous clip from a video that is too short for it begins at the first frame and
+            repeats the last one, instead of the video being left out; the stride stays as it is.
     """
 
     rule: Literal["contiguous", "sparse", "even"] = "contiguous"
-    start: Literal["random", "first"] = "random"
-    repeat_last: bool = False
     spans: Sequence[int] = SPANS
     max_span: int = 32
     window: int = 1024
+    start: Literal["random", "first"] = "random"
+    repeat_last: bool = False
 
 
 def check_clips(clips: Clips, num_frames: int, stride: int) -> None:
