@@ -8,12 +8,14 @@ own (instance noise, noise inputs, dropout-like layers) ask :func:`current_noise
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+
+from vidgen.errors import UserError
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -79,6 +81,26 @@ class NoiseStream:
             return full
         rows = torch.arange(self.rank, full.shape[batch_dim], self.world_size, device=full.device)
         return full.index_select(batch_dim, rows)
+
+
+def draw_numbered(numbers: Sequence[int], seed: int, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+    """Random numbers of numbered videos, at least one, each from a generator of its own on the CPU.
+
+    Args:
+        numbers: of the videos.
+        seed: which sequence of videos.
+        draw: makes the numbers of one video from its generator.
+
+    Returns:
+        One row for each video, on the CPU.
+
+    Raises:
+        UserError: no video is asked for.
+    """
+    if not numbers:
+        raise UserError("num_videos 0: must be at least 1")
+    rows = [draw(torch.Generator().manual_seed(derive_seed(seed, "sample", number))) for number in numbers]
+    return torch.stack(rows)
 
 
 _CURRENT: ContextVar[NoiseStream | None] = ContextVar("vidgen_noise_stream", default=None)

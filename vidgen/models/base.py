@@ -421,3 +421,14 @@ def reason_without_gradient(model: VideoModel, parameter: str) -> str | None:
         if fnmatch.fnmatchcase(parameter, pattern):
             return reason
     return None
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Use the running statistics inside the block, whatever the mode of the network is."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)

@@ -48,15 +48,14 @@ from vidgen.losses.adversarial import (
     cross_entropy_fake,
     cross_entropy_real,
 )
-from vidgen.models.base import AdversarialModel, Batch, LossTerms
-from vidgen.models.common import (
+from vidgen.models.base import AdversarialModel, Batch, LossTerms, evaluating
+from vidgen.models.checks import (
     check_clip_shape,
     check_decay,
     check_equal,
     check_label,
     check_not_negative,
     check_positive,
-    evaluating,
 )
 from vidgen.registry import MODELS
 from vidgen.seeding import NoiseStream, derive_seed

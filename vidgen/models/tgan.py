@@ -42,8 +42,8 @@ from vidgen.layers.initialization import initialize_lecun_normal, initialize_uni
 from vidgen.layers.noise import InstanceNoise
 from vidgen.layers.singular_values import clip_to_lipschitz
 from vidgen.losses.adversarial import cross_entropy_fake, cross_entropy_real
-from vidgen.models.base import AdversarialModel, Batch, LossTerms
-from vidgen.models.common import (
+from vidgen.models.base import AdversarialModel, Batch, LossTerms, evaluating
+from vidgen.models.checks import (
     check_above_zero,
     check_classes,
     check_clip_shape,
@@ -52,11 +52,9 @@ from vidgen.models.common import (
     check_length,
     check_not_negative,
     check_positive,
-    draw_numbered,
-    evaluating,
 )
 from vidgen.registry import MODELS
-from vidgen.seeding import NoiseStream
+from vidgen.seeding import NoiseStream, draw_numbered
 
 EPSILON = 2e-5  # of all batch norms: Chainer's default
 NUM_FRAMES = 16  # four doublings of a single vector

@@ -39,18 +39,16 @@ from vidgen.layers.initialization import initialize_normal
 from vidgen.layers.pyramid import pyramid_plan, pyramid_widths
 from vidgen.layers.updated_weights import updated_weights
 from vidgen.losses.adversarial import accuracy_fake, accuracy_real, cross_entropy_fake, cross_entropy_real
-from vidgen.models.base import AdversarialModel, Batch, LossTerms
-from vidgen.models.common import (
+from vidgen.models.base import AdversarialModel, Batch, LossTerms, evaluating
+from vidgen.models.checks import (
     check_clip_shape,
     check_decay,
     check_length,
     check_not_negative,
     check_positive,
-    draw_numbered,
-    evaluating,
 )
 from vidgen.registry import MODELS
-from vidgen.seeding import NoiseStream
+from vidgen.seeding import NoiseStream, draw_numbered
 from vidgen.training.optimizers import LuaAdam
 
 GENERATOR_EPSILON = 1e-5

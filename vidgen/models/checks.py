@@ -1,17 +1,11 @@
-"""What the files of several papers say in the same words: checks of arguments and data, and small tools of sampling."""
+"""Checks of arguments and data that the files of several papers make in the same words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-
-import torch
-from torch import Tensor, nn
 
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
-from vidgen.seeding import derive_seed
 
 
 def check_positive(**sizes: int) -> None:
@@ -117,34 +111,3 @@ def check_label(label: int | None, classes: int) -> None:
     if label is not None and not 0 <= label < classes:
         what = f"between 0 and {classes - 1}" if classes else "left out: the model has no classes"
         raise UserError(f"label {label}: must be {what}")
-
-
-def draw_numbered(numbers: Sequence[int], seed: int, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-    """Random numbers of numbered videos, at least one, each from a generator of its own on the CPU.
-
-    Args:
-        numbers: of the videos.
-        seed: which sequence of videos.
-        draw: makes the numbers of one video from its generator.
-
-    Returns:
-        One row for each video, on the CPU.
-
-    Raises:
-        UserError: no video is asked for.
-    """
-    if not numbers:
-        raise UserError("num_videos 0: must be at least 1")
-    rows = [draw(torch.Generator().manual_seed(derive_seed(seed, "sample", number))) for number in numbers]
-    return torch.stack(rows)
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Use the running statistics inside the block, whatever the mode of the network is."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
-from vidgen.models.common import (
+from vidgen.models.base import evaluating
+from vidgen.models.checks import (
     check_classes,
     check_clip_shape,
     check_equal,
@@ -19,9 +20,8 @@ from vidgen.models.common import (
     check_length,
     check_not_negative,
     check_positive,
-    draw_numbered,
-    evaluating,
 )
+from vidgen.seeding import draw_numbered
 
 
 def spec(**change: Any) -> DataSpec:
