@@ -154,6 +154,7 @@ def build_from(about: dict[str, Any], path: Path, model: type[VideoModel] | None
     except TypeError as error:
         raise UserError(f"{path}: {cls.__name__} does not take the saved arguments: {error}") from None
     built.seed = int(about.get("seed") or 0)
+    built.data_spec = DataSpec.from_dict(about["data_spec"]) if about.get("data_spec") else None
     return built
 
 

@@ -91,7 +91,13 @@ class Registry(Generic[T]):
 
 MODELS: Registry = Registry(
     "model",
-    {"mocogan": "vidgen.models.mocogan", "tgan": "vidgen.models.tgan", "vgan": "vidgen.models.vgan"},
+    {
+        "mocogan": "vidgen.models.mocogan",
+        "svg": "vidgen.models.svg",
+        "tgan": "vidgen.models.tgan",
+        "vgan": "vidgen.models.vgan",
+        "video_vae": "vidgen.models.video_vae",
+    },
     "vidgen.models",
 )
 DATASETS: Registry = Registry(

@@ -1,7 +1,9 @@
 """Samples of a model as files in a folder: any number, in bounded memory, on any number of processes, resumable.
 
-Video n is a function of (weights, seed, n, settings). So the folder is the same whatever the batch size and the number
-of processes, a file that exists never has to be made again, and ``samples.json`` tells whose samples the folder holds.
+Video n is a function of (weights, seed, n, settings), and of the context where there is one. So the folder is the same
+whatever the batch size and the number of processes, a file that exists never has to be made again, and ``samples.json``
+tells whose samples the folder holds. Models whose videos depend on each other make them in groups that depend on
+nothing else, see :func:`grouped`.
 """
 
 from __future__ import annotations
@@ -11,28 +13,34 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vidgen.atomic import PARTIAL_SUFFIX, atomic_file
+from vidgen.comparison import Comparison
 from vidgen.errors import UserError
 from vidgen.media import Rounding, check_format, file_name, grid, to_uint8, write_image, write_video
-from vidgen.models.base import VideoModel
+from vidgen.models.base import Batch, VideoModel
 from vidgen.progress import Progress
 from vidgen.registry import MODELS
+from vidgen.seeding import derive_seed
 
 if TYPE_CHECKING:
     from vidgen.evaluation.contexts import Contexts
 
 MANIFEST = "samples.json"
+SIDE_BY_SIDE = "side_by_side"
+"""Folder of the comparisons, in the folder of samples."""
 GRID_SIZE = 64
 """Videos in the grid, at most."""
+SAMPLES = 5
+"""Samples of a context in its comparison, where nobody says how many."""
 
 _GRID_FILES = (("grid.mp4", "grid.gif"), ("grid.png",))  # of videos, of images
 _CELLS = ".grid"  # finished videos of the grid as arrays, until the last one is there
@@ -46,11 +54,15 @@ class SamplingReport:
         written: videos made now.
         skipped: videos of this process that were there already.
         grids: grid files, when this process wrote them.
+        compared: comparisons made now.
+        without_truth: those of them whose context ends before the truth does.
     """
 
     written: int
     skipped: int
     grids: tuple[Path, ...] = ()
+    compared: int = 0
+    without_truth: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,7 @@ class SampleSettings:
         rounding: rule of :func:`vidgen.media.to_uint8`.
         keywords: further arguments of the model's ``sample``.
         context: SHA-256 of what videos are made from; None where the model needs nothing.
+        samples: samples of each context in its comparison; 0 without comparisons.
     """
 
     model: str
@@ -80,10 +93,60 @@ class SampleSettings:
     rounding: Rounding
     keywords: Mapping[str, Any]
     context: str | None = None
+    samples: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON gives them back."""
         return json.loads(json.dumps(vars(self)))
+
+
+class Group(NamedTuple):
+    """Videos that a model makes together, see :attr:`~vidgen.models.base.VideoModel.sampling_group`.
+
+    Args:
+        numbers: of its videos.
+        contexts: for each video that has to be made the number of its context: first those of ``numbers``, then
+            fillers, whose videos are thrown away.
+    """
+
+    numbers: range
+    contexts: tuple[int, ...]
+
+
+def grouped(numbers: Iterable[int], size: int, num_contexts: int | None) -> list[Group]:
+    """The whole groups that numbered videos belong to, in order.
+
+    Group k holds the videos ``k * size … (k + 1) * size - 1`` of all contexts, whichever of them are asked for. The
+    last one is filled up with the first contexts, so that its statistics too are those of ``size`` videos, or of all
+    contexts where there are fewer.
+
+    Args:
+        numbers: of the videos asked for.
+        size: videos in a group.
+        num_contexts: how many contexts there are; None where videos are made from nothing, and there is no last one.
+    """
+    groups = []
+    for first in sorted({number // size * size for number in numbers}):
+        own = range(first, first + size if num_contexts is None else min(first + size, num_contexts))
+        whole = size if num_contexts is None else min(size, num_contexts)
+        groups.append(Group(own, (*own, *range(whole - len(own)))))
+    return groups
+
+
+def draw_seed(seed: int, which: int) -> int:
+    """Seed of sample ``which`` of the same videos; sample 0 is that of the seed itself."""
+    return derive_seed(seed, "draw", which) if which else seed
+
+
+def samples_of(model: VideoModel, keywords: Mapping[str, Any]) -> int:
+    """Samples of each context that are worth a look side by side, where nobody says how many.
+
+    Returns:
+        :data:`SAMPLES`; 1 of a model with one answer, 0 of a model that continues no video.
+    """
+    if "video" not in model.keys_for(keywords):
+        return 0
+    return SAMPLES if model.stochastic else 1
 
 
 def sample_to_folder(
@@ -99,6 +162,7 @@ def sample_to_folder(
     rounding: Rounding = "round",
     keywords: Mapping[str, Any] | None = None,
     context: Contexts | None = None,
+    samples: int = 0,
     checkpoint_fingerprint: str | None = None,
     weights: Literal["ema", "raw"] = "ema",
     rank: int | None = None,
@@ -110,7 +174,11 @@ def sample_to_folder(
     Blocks of ``batch_size`` consecutive numbers go to the processes in turn: block b to process b modulo their number.
     Processes do not wait for each other, and the one that finishes the last video of the grid writes it (``grid.mp4``
     and ``grid.gif``, or ``grid.png`` when the videos have one frame). Files that exist are kept. More videos can be
-    added to a folder later.
+    added to a folder later. Where the model makes videos in groups, a block is one group instead.
+
+    With ``samples`` the folder ``side_by_side`` shows for each context the truth, the best sample and that many samples
+    (:class:`~vidgen.comparison.Comparison`), with their scores in ``<number>.json``. The first sample is the video
+    itself, the others are those of :meth:`vidgen.evaluation.sources.GeneratedClips.draw`.
 
     Args:
         model: ready to sample, as :func:`vidgen.load` returns it.
@@ -118,12 +186,14 @@ def sample_to_folder(
         num: videos in the folder when all processes have finished.
         num_frames: frames of a video; None means the training length.
         seed: which sequence of videos.
-        batch_size: videos made at once; bounds the memory and changes no video by more than float rounding.
+        batch_size: videos made at once; bounds the memory (of comparisons, together with ``samples``) and changes no
+            video by more than float rounding.
         format: one of :data:`vidgen.media.FORMATS`.
         fps: frames per second of the files.
         rounding: rule of :func:`vidgen.media.to_uint8`.
         keywords: further arguments of ``model.sample``, the same for all videos.
         context: what the videos are made from, where the model needs it: video n from its n-th.
+        samples: samples of each context in its comparison; 0 makes none.
         checkpoint_fingerprint: identifies the weights; None hashes the model's own.
         weights: which weights the model carries, for the record.
         rank: this process; None reads the environment, see :func:`process_share`.
@@ -144,11 +214,14 @@ def sample_to_folder(
     check_format(format)
     if rank is None or world_size is None:
         rank, world_size = process_share()
-    if model.sample_keys and context is None:
-        needed = ", ".join(model.sample_keys)
-        raise UserError(f"model {_name(model)!r} samples from given {needed}, not from a seed alone; give --context")
+    keywords = dict(keywords or {})
+    if (needed := model.keys_for(keywords)) and context is None:
+        raise UserError(
+            f"model {_name(model)!r} samples from given {', '.join(needed)}, not from a seed alone; give --context"
+        )
     if context is not None and num > len(context):
         raise UserError(f"num: {num} videos of {len(context)} contexts; lower it")
+    _check_samples(samples, model, needed)
     settings = SampleSettings(
         model=_name(model),
         checkpoint=checkpoint_fingerprint or weights_fingerprint(model),
@@ -158,26 +231,56 @@ def sample_to_folder(
         format=format,
         fps=fps,
         rounding=rounding,
-        keywords=dict(keywords or {}),
+        keywords=keywords,
         context=None if context is None else _digest(context.identity()),
+        samples=samples,
     )
     claim_folder(out, settings, num)
-    folder = _SampleFolder(out, settings, num, rank, world_size, batch_size)
+    group = model.sampling_group
+    folder = _SampleFolder(out, settings, num, rank, world_size, group if group > 1 else batch_size)
     folder.remove_leftovers()
-    missing = folder.missing()
+    missing, uncompared = folder.missing(), folder.uncompared()
+    unfinished = missing | uncompared
+    without_truth = 0
     grids = folder.finish_grid()
-    with Progress(len(missing), "sampled", "videos", progress and rank == 0) as bar:
+    with Progress(len(unfinished), "sampled", "videos", progress and rank == 0) as bar:
         for block in folder.blocks():
-            wanted = missing.intersection(block)
+            wanted = unfinished.intersection(block)
             if not wanted:
                 continue
             # the whole block, so that a resumed folder has the very bytes of an uninterrupted one
-            for number, video in zip(block, _sample(model, block, settings, context), strict=True):
-                if number in wanted:
+            maker = _Maker(model, block, settings, context)
+            made = []
+            for number, video in zip(block, maker.videos(), strict=True):
+                if number in missing:
                     folder.save(number, video)
+                if uncompared:
+                    made.append(video)
             grids = grids or folder.finish_grid()
+            if compared := uncompared.intersection(block):
+                draws = [made, *(list(maker.videos(draw)) for draw in range(1, samples))]
+                for number in sorted(compared):
+                    shown = torch.stack([videos[number - block.start] for videos in draws])
+                    comparison = maker.comparison(number, shown)
+                    without_truth += comparison.truth is None
+                    folder.save_comparison(number, comparison)
             bar.advance(len(wanted))
-    return SamplingReport(len(missing), sum(map(len, folder.blocks())) - len(missing), grids)
+    skipped = sum(map(len, folder.blocks())) - len(missing)
+    return SamplingReport(len(missing), skipped, grids, len(uncompared), without_truth)
+
+
+def _check_samples(samples: int, model: VideoModel, needed: tuple[str, ...]) -> None:
+    """Refuse a number of samples that the model cannot serve.
+
+    Raises:
+        UserError: it is one.
+    """
+    if samples < 0:
+        raise UserError(f"samples: must be at least 0, not {samples}")
+    if samples and "video" not in needed:
+        raise UserError(f"samples: no video is given that {samples} of them could continue; leave it out")
+    if samples > 1 and not model.stochastic:
+        raise UserError(f"samples: {_name(model)} makes one video of a context, not {samples}; lower it to 1 or 0")
 
 
 def claim_folder(out: Path, settings: SampleSettings, num: int) -> None:
@@ -220,6 +323,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         saved = None
     if isinstance(saved, dict):
         saved.setdefault("context", None)  # folders of before there were any do not say so
+        saved.setdefault("samples", 0)
     if not isinstance(saved, dict) or not {"num", *SampleSettings.__annotations__} <= saved.keys():
         raise UserError(f"{path}: not written by vidgen sample, or damaged; choose another folder")
     return saved
@@ -271,43 +375,63 @@ def process_share() -> tuple[int, int]:
 
 
 class _SampleFolder:
-    """The share of one process in a folder of samples."""
+    """The share of one process in a folder of samples; ``block_size`` videos are made at once."""
 
     def __init__(
-        self, out: Path, settings: SampleSettings, num: int, rank: int, world_size: int, batch_size: int
+        self, out: Path, settings: SampleSettings, num: int, rank: int, world_size: int, block_size: int
     ) -> None:
         self.out = out
         self.settings = settings
         self.num = num
         self.rank = rank
         self.world_size = world_size
-        self.batch_size = batch_size
+        self.block_size = block_size
         self.cells = min(GRID_SIZE, num)
         self.grid_pending = not any(all((out / name).exists() for name in names) for names in _GRID_FILES)
 
     def remove_leftovers(self) -> None:
         """Delete what a killed process left half written, as far as this process is responsible for it."""
-        for name in os.listdir(self.out):
-            match = re.match(r"\.(\d+)", name)
-            if match and name.endswith(PARTIAL_SUFFIX) and self._owns(int(match[1])):
-                path = self.out / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for folder in (self.out, self.out / SIDE_BY_SIDE):
+            for name in _names_in(folder):
+                match = re.match(r"\.(\d+)", name)
+                if match and name.endswith(PARTIAL_SUFFIX) and self._owns(int(match[1])):
+                    path = folder / name
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def blocks(self) -> Iterator[range]:
         """The blocks of consecutive numbers that this process is responsible for."""
-        for start in range(self.rank * self.batch_size, self.num, self.world_size * self.batch_size):
-            yield range(start, min(start + self.batch_size, self.num))
+        for start in range(self.rank * self.block_size, self.num, self.world_size * self.block_size):
+            yield range(start, min(start + self.block_size, self.num))
 
     def missing(self) -> set[int]:
         """Numbers of this process whose files are still to be made."""
-        present = set(os.listdir(self.out))
+        present = _names_in(self.out)
         return {number for block in self.blocks() for number in block if not self._finished(number, present)}
+
+    def uncompared(self) -> set[int]:
+        """Numbers of this process whose comparisons are still to be made."""
+        if not self.settings.samples:
+            return set()
+        present = _names_in(self.out / SIDE_BY_SIDE)
+        numbers = (number for block in self.blocks() for number in block)
+        return {number for number in numbers if not {self._name(number), _scores_name(number)} <= present}
 
     def save(self, number: int, video: Tensor) -> None:
         """Write one video; its cell of the grid first, so that no finished video lacks its cell."""
         if self.grid_pending and number < self.cells:
             write_video(self._cell(number), video, self.settings.fps, "npz")
         write_video(self.out / self._name(number), video, self.settings.fps, self.settings.format)
+
+    def save_comparison(self, number: int, comparison: Comparison) -> None:
+        """Write one comparison and its scores."""
+        folder, settings = self.out / SIDE_BY_SIDE, self.settings
+        with atomic_file(folder / _scores_name(number)) as file:
+            file.write(comparison.described().encode())
+        path = folder / self._name(number)
+        if settings.format == "strip":
+            write_image(path, comparison.over_time())
+        else:
+            write_video(path, comparison.side_by_side(), settings.fps, settings.format)
 
     def finish_grid(self) -> tuple[Path, ...]:
         """Write the grid when all its videos are there and no other process does; return its files."""
@@ -327,7 +451,7 @@ class _SampleFolder:
         return paths
 
     def _owns(self, number: int) -> bool:
-        return number // self.batch_size % self.world_size == self.rank
+        return number // self.block_size % self.world_size == self.rank
 
     def _finished(self, number: int, present: set[str]) -> bool:
         needs_cell = self.grid_pending and number < self.cells
@@ -361,22 +485,65 @@ def write_grid(out: Path, videos: Tensor, fps: float) -> tuple[Path, ...]:
     return paths
 
 
-def _sample(model: VideoModel, numbers: range, settings: SampleSettings, context: Contexts | None) -> Iterator[Tensor]:
-    """uint8 videos ``(C, T, H, W)`` of consecutive numbers, made in one batch."""
-    given = {} if context is None else {"batch": context.batch(numbers)}
-    with torch.inference_mode():
-        videos = model.sample(
-            len(numbers),
-            num_frames=settings.num_frames,
-            seed=settings.seed,
-            first=numbers.start,
-            **given,
-            **settings.keywords,
+class _Maker:
+    """Makes the videos of one block, of one batch."""
+
+    def __init__(self, model: VideoModel, block: range, settings: SampleSettings, context: Contexts | None) -> None:
+        self.model = model
+        self.block = block
+        self.settings = settings
+        self.context = context
+        contexts: Sequence[int] = block
+        if model.sampling_group > 1:
+            [group] = grouped(block, model.sampling_group, None if context is None else len(context))
+            contexts = group.contexts
+        self.num_videos = len(contexts)
+        self.batch: Batch | None = None if context is None else context.batch(contexts)
+
+    def videos(self, draw: int = 0) -> Iterator[Tensor]:
+        """uint8 videos ``(C, T, H, W)`` of the block's numbers.
+
+        Raises:
+            UserError: one holds NaN.
+        """
+        settings = self.settings
+        given = {} if self.batch is None else {"batch": self.batch}
+        with torch.inference_mode():
+            videos = self.model.sample(
+                self.num_videos,
+                num_frames=settings.num_frames,
+                seed=draw_seed(settings.seed, draw),
+                first=self.block.start,
+                **given,
+                **settings.keywords,
+            )
+        for number, video in zip(self.block, videos[: len(self.block)], strict=True):
+            if torch.isnan(video).any():
+                raise UserError(f"video {number} of model {settings.model!r} holds NaN; its weights are unusable")
+            yield to_uint8(video, settings.rounding).cpu()
+
+    def comparison(self, number: int, samples: Tensor) -> Comparison:
+        """The samples ``(N, C, T, H, W)`` of one context beside the truth.
+
+        Raises:
+            UserError: they cannot be compared.
+        """
+        assert self.context is not None
+        settings = self.settings
+        return Comparison(
+            samples,
+            self.context.truth(number, samples.shape[2]),
+            self.model.context_frames_for(settings.keywords),
+            [draw_seed(settings.seed, draw) for draw in range(len(samples))],
         )
-    for number, video in zip(numbers, videos, strict=True):
-        if torch.isnan(video).any():
-            raise UserError(f"video {number} of model {settings.model!r} holds NaN; its weights are unusable")
-        yield to_uint8(video, settings.rounding).cpu()
+
+
+def _names_in(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
+def _scores_name(number: int) -> str:
+    return f"{number:06d}.json"
 
 
 def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -84,7 +84,7 @@ def train(
     if folder is not None:
         parts.append(RunCheckpoints(folder, CheckpointSettings(every=every), lambda: describe_model(model)))
     settings: dict[str, Any] = {
-        "strategy": choose_strategy(adversarial, arguments),
+        "strategy": choose_strategy(model, arguments),
         "max_steps": iterations,
         "max_epochs": -1,
         "min_epochs": 0,

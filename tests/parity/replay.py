@@ -240,7 +240,7 @@ def train(model: pl.LightningModule, elements: list[Any]) -> None:
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,
-        strategy=choose_strategy(True, {"accelerator": "cpu", "devices": 1}),
+        strategy=choose_strategy(model, {"accelerator": "cpu", "devices": 1}),
         max_steps=len(elements),
         logger=False,
         enable_progress_bar=False,

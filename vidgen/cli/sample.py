@@ -45,7 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PLACE",
         help="videos that a predicting model continues, video n the n-th: a folder, pack, zip or config",
     )
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="videos made at once (16)")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="beside the video of each context show in side_by_side/ the truth, the best of N samples, and these (5; 1 "
+        "of a model with one answer; 0: nothing); a border is blue around frames of the given video, orange around "
+        "predicted ones",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=16,
+        metavar="N",
+        help="videos made at once (16); models that make theirs in groups make whole ones",
+    )
     parser.add_argument("--device", metavar="cpu|cuda", help="where the model runs (cuda where there is one)")
     parser.add_argument("--raw-weights", action="store_true", help="take the raw weights, not their moving average")
     parser.add_argument(
@@ -76,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from vidgen.cli.keywords import parse_keywords
     from vidgen.cli.trained import class_of_trained, describe_trained
     from vidgen.evaluation.contexts import open_contexts
-    from vidgen.sampling import file_fingerprint, sample_to_folder
+    from vidgen.sampling import SIDE_BY_SIDE, file_fingerprint, sample_to_folder, samples_of
 
     about, weights = describe_trained(args.ckpt, args.raw_weights)
     cls = class_of_trained(about, args.model, args.ckpt)
@@ -89,7 +103,10 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.ckpt, ema=not args.raw_weights, device=choose_device(args.device), model=own)
     if args.class_name is not None and model.task == "unconditional":
         raise UserError(f"--class {args.class_name}: the model has no classes")
-    context = open_contexts(args.context, model, about) if args.context else None
+    context = open_contexts(args.context, model, about, keywords) if args.context else None
+    samples = args.samples
+    if samples is None:
+        samples = samples_of(model, keywords) if context is not None else 0
     report = sample_to_folder(
         model,
         args.out,
@@ -102,12 +119,18 @@ def run(args: argparse.Namespace) -> int:
         rounding=args.rounding,
         keywords=keywords,
         context=context,
+        samples=samples,
         checkpoint_fingerprint=file_fingerprint(args.ckpt),
         weights=weights,
     )
     print(f"wrote {report.written} videos to {args.out}{os.sep}; {report.skipped} were there already")
     for path in report.grids:
         print(f"  grid: {path}")
+    if report.compared:
+        print(f"  side by side: {args.out / SIDE_BY_SIDE}{os.sep}")
+    if report.without_truth:
+        short = f"{report.without_truth} of {report.compared}"
+        print(f"  {short} contexts end before the videos made from them: shown without the truth and the best sample")
     return 0
 
 

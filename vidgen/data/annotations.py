@@ -8,9 +8,9 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -49,18 +49,33 @@ class Attributes:
     r"""What else is known about a video, as columns of ``attributes``.
 
     A column whose values are all numbers is taken as it is; of any other the values are sorted and numbered from 0, and
-    so are those of a column with an integer that float32 does not hold (16777217). What is missing is NaN.
+    so are those of a column with an integer that float32 does not hold (16777217). What is missing is NaN. Numbers are
+    those of all videos under ``root`` (or in the table), so that the parts of a split agree.
+
+    Weizmann strips ``<action>/<number>.png``, of which performer p has the numbers 8p to 8p + 7:
+    ``attributes: {pattern: '^(?P<action>[^/]+)/(?P<performer>\d+)', divide: {performer: 8},
+    categories: [action, performer]}``.
 
     Args:
         pattern: regular expression with named groups, searched in each path relative to the part's folder; each group
             is an attribute: ``'(?P<identity>[a-z]+)_(?P<action>[a-z]+?)\d?\.avi'``.
         file: a CSV with a header and a column ``path`` (relative to ``root``); the others are attributes.
         columns: columns of ``file`` that are used, in this order; none named: all of them.
+        divide: attribute -> integer by which its number is divided, rounding down.
+        categories: attributes whose values are sorted and numbered from 0 although they are numbers.
+        label_fraction: share of the videos that carry their attributes; the others have NaN in every column. It is
+            drawn from each class (without classes: from each value of the first attribute that has names), of those
+            that have any attribute, and rounded, but at least one where it is not 0.
+        label_seed: seed of the draw.
     """
 
     pattern: str | None = None
     file: Path | None = None
     columns: Sequence[str] = ()
+    divide: Mapping[str, int] = field(default_factory=dict)
+    categories: Sequence[str] = ()
+    label_fraction: float = 1.0
+    label_seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,24 @@ def check_attributes(attributes: Attributes) -> None:
         raise UserError(
             f"data.attributes.pattern {attributes.pattern!r} has no named group; write (?P<name>...) for each attribute"
         )
+    for name, by in attributes.divide.items():
+        if by < 1:
+            raise UserError(f"data.attributes.divide.{name} is {by}; it must be at least 1")
+    check_label_fraction(attributes.label_fraction)
+    if attributes.pattern is None and attributes.file is None:
+        for name in ("divide", "categories", "label_fraction", "label_seed"):
+            if getattr(attributes, name) != getattr(Attributes(), name):
+                raise UserError(f"data.attributes.{name} needs attributes; give data.attributes.pattern or file too")
+
+
+def check_label_fraction(fraction: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        UserError: it is below 0 or above 1.
+    """
+    if not 0 <= fraction <= 1:
+        raise UserError(f"data.attributes.label_fraction is {fraction:g}; it must be at least 0 and at most 1")
 
 
 def compiled(name: str, pattern: str) -> re.Pattern[str]:
@@ -286,49 +319,95 @@ def attributes_of(
     """
     check_attributes(attributes)
     if attributes.pattern is not None:
-        expression = compiled("data.attributes.pattern", attributes.pattern)
+        where = "data.attributes.pattern"
+        expression = compiled(where, attributes.pattern)
         matches = [expression.search(path) for path in paths]
         if not any(matches):
-            raise UserError(f"data.attributes.pattern {attributes.pattern!r} fits no video, for example {paths[0]!r}")
-        return [
-            _column(name, [match[name] or "" if match else "" for match in matches], "data.attributes.pattern")
-            for name in expression.groupindex
-        ]
-    if attributes.file is None:
+            raise UserError(f"{where} {attributes.pattern!r} fits no video, for example {paths[0]!r}")
+        names: Sequence[str] = list(expression.groupindex)
+        rows = {
+            path: {name: (match[name] or "").strip() if match else "" for name in names}
+            for path, match in zip(paths, matches, strict=True)
+        }
+        keys = list(paths)
+    elif attributes.file is not None:
+        where = f"data.attributes.file {str(attributes.file)!r}"
+        rows = read_table(attributes.file, "data.attributes.file")
+        names = _columns(attributes, [name for name in next(iter(rows.values())) if name != "path"])
+        keys = [path if path in rows else path.removeprefix(whole) for path in root_paths]
+        if not any(key in rows for key in keys):
+            raise UserError(
+                f"{where} lists no video of {str(root)!r}; its paths must be relative to that, as {root_paths[0]!r}"
+            )
+    else:
         return []
-    rows = read_table(attributes.file, "data.attributes.file")
-    known = [name for name in next(iter(rows.values())) if name != "path"]
+    for setting in ("divide", "categories"):
+        for name in getattr(attributes, setting):
+            if name not in names:
+                raise UserError(
+                    f"data.attributes.{setting} names {name!r}, which is no attribute{did_you_mean(name, names)}"
+                    f" (attributes: {', '.join(names)})"
+                )
+    columns = []
+    for name in names:
+        texts = {path: row[name] for path, row in rows.items()}
+        if name in attributes.divide:
+            texts = _divided(name, texts, attributes.divide[name], where)
+        columns.append(_column(name, texts, keys, where, name in attributes.categories))
+    return columns
+
+
+def _columns(attributes: Attributes, known: Sequence[str]) -> Sequence[str]:
+    """The columns of a table that are used."""
     for name in attributes.columns:
         if name not in known:
             raise UserError(
                 f"data.attributes.columns: {str(attributes.file)!r} has no column {name!r}{did_you_mean(name, known)}"
                 f" (it has: {', '.join(known) or 'path alone'})"
             )
-    found = [rows.get(path, rows.get(path.removeprefix(whole))) for path in root_paths]
-    if not any(row is not None for row in found):
-        raise UserError(
-            f"data.attributes.file {str(attributes.file)!r} lists no video of {str(root)!r};"
-            f" its paths must be relative to that, as {root_paths[0]!r}"
-        )
-    where = f"data.attributes.file {str(attributes.file)!r}"
-    return [_column(name, [row[name] if row else "" for row in found], where) for name in attributes.columns or known]
+    return attributes.columns or known
 
 
-def _column(name: str, texts: Iterable[str], where: str) -> Column:
-    texts = [text.strip() for text in texts]
-    try:
-        numbers = [_number(text) if text else math.nan for text in texts]
-    except ValueError:
-        values = tuple(sorted({text for text in texts if text}, key=natural))
-        number = {value: float(index) for index, value in enumerate(values)}
-        return Column(name, values, np.array([number.get(text, math.nan) for text in texts], np.float32))
-    for text, value in zip(texts, numbers, strict=True):
-        if text and not abs(value) <= _LARGEST:  # NaN compares as false
+def _divided(name: str, texts: Mapping[str, str], by: int, where: str) -> dict[str, str]:
+    """Numbers by path, divided; what is missing stays missing."""
+    for path, text in texts.items():
+        if text and not text.isdecimal():
             raise UserError(
-                f"{where}: attribute {name!r} has the value {text!r}, which is no finite number of float32;"
+                f"data.attributes.divide.{name} needs a number, but {where} gives {path!r} the {name} {text!r}"
+            )
+    return {path: str(int(text) // by) if text else "" for path, text in texts.items()}
+
+
+def _column(name: str, texts: Mapping[str, str], keys: Sequence[str], where: str, category: bool) -> Column:
+    """An attribute of the videos ``keys``; what its numbers stand for is decided by all that is known of any video.
+
+    Args:
+        name: of the attribute.
+        texts: path -> value; empty where it is missing.
+        keys: path of each video.
+        where: what the texts come from, for messages.
+        category: whether numbers, too, are names of values.
+    """
+    numbers = None if category else _numbers(texts)
+    if numbers is None:
+        values = tuple(sorted({text for text in texts.values() if text}, key=natural))
+        number = {value: float(index) for index, value in enumerate(values)}
+        return Column(name, values, np.array([number.get(texts.get(key, ""), math.nan) for key in keys], np.float32))
+    for path, value in numbers.items():
+        if texts[path] and not abs(value) <= _LARGEST:  # NaN compares as false
+            raise UserError(
+                f"{where}: attribute {name!r} has the value {texts[path]!r}, which is no finite number of float32;"
                 " correct it, or leave it empty where it is unknown"
             )
-    return Column(name, (), np.array(numbers, np.float32))
+    return Column(name, (), np.array([numbers.get(key, math.nan) for key in keys], np.float32))
+
+
+def _numbers(texts: Mapping[str, str]) -> dict[str, float] | None:
+    """The numbers that texts are, NaN where one is missing; None where not all are numbers."""
+    try:
+        return {path: _number(text) if text else math.nan for path, text in texts.items()}
+    except ValueError:
+        return None
 
 
 _INTEGER = re.compile(r"[+-]?(\d+)(?:\.0*)?")

@@ -49,6 +49,7 @@ class VideoDataset(ABC):
             stands for itself.
         stride: source frames from one clip frame to the next.
         skipped: files that were found to be unusable, and why.
+        more: what else the spec's digest should tell apart.
     """
 
     def __init__(
@@ -59,12 +60,13 @@ class VideoDataset(ABC):
         groups: Sequence[str] | None = None,
         stride: int = 1,
         skipped: Mapping[str, str] | None = None,
+        more: bytes = b"",
     ) -> None:
         self.skipped = dict(skipped or {})
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
         facts = self.lengths.tobytes() + (b"" if self.labels is None else self.labels.tobytes())
-        self.spec = replace(spec, digest=hashlib.sha256(facts).hexdigest()[:16])
+        self.spec = replace(spec, digest=hashlib.sha256(facts + more).hexdigest()[:16])
         self.groups = None if groups is None else tuple(groups)
         self.stride = stride
 

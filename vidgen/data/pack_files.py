@@ -70,6 +70,8 @@ class Plan:
             those below it, since lists, patterns and splits do not see it either.
         bounds: first video of each shard, and at the end the number of videos.
         skipped: files that the data set could not use, and why; they are in no shard.
+        label_fraction: share of the videos whose attributes the data set gave; the pack holds those of all.
+        label_seed: seed of the draw of these.
     """
 
     fingerprint: str
@@ -78,6 +80,8 @@ class Plan:
     folder: str
     bounds: tuple[int, ...]
     skipped: dict[str, str]
+    label_fraction: float = 1.0
+    label_seed: int = 0
 
     @property
     def num_shards(self) -> int:
@@ -207,6 +211,8 @@ def read_plan(out: Path) -> Plan | None:
             text["folder"],
             tuple(text["bounds"]),
             dict(text.get("skipped", {})),
+            text.get("label_fraction", 1.0),
+            text.get("label_seed", 0),
         )
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -239,10 +245,12 @@ def make_plan(dataset: VideoDataset, settings: Mapping[str, Any], shard_bytes: i
     deciding = dict(described)
     arrays: list[NDArray[Any] | None] = [dataset.lengths, dataset.labels]
     signature = b""
+    share: tuple[float, int] = (1.0, 0)
     if isinstance(dataset, StoredVideos):
         plain = {key: value for key, value in plain.items() if key not in CHOSEN_AT_READING}
         deciding.pop("num_frames")
-        arrays += [dataset.attributes, dataset.names.data, dataset.names.ends]
+        share = dataset.label_fraction, dataset.label_seed
+        arrays += [dataset.all_attributes, dataset.names.data, dataset.names.ends]
         signature = dataset.signature()
     if "root" in plain:
         plain["root"] = os.path.normpath(plain["root"])
@@ -251,7 +259,7 @@ def make_plan(dataset: VideoDataset, settings: Mapping[str, Any], shard_bytes: i
     for array in arrays:
         digest.update(b"" if array is None else array.tobytes())
     digest.update(signature)
-    return Plan(digest.hexdigest(), plain, described, folder, tuple(bounds), dict(dataset.skipped))
+    return Plan(digest.hexdigest(), plain, described, folder, tuple(bounds), dict(dataset.skipped), *share)
 
 
 def _bounds(sizes: Sequence[int], shard_bytes: int) -> list[int]:

@@ -6,7 +6,7 @@ import json
 import os
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vidgen.data.annotations import Column
+from vidgen.data.annotations import Attributes, Column, check_label_fraction
 from vidgen.data.clips import Clips
 from vidgen.data.dataset import UnreadableVideo
 from vidgen.data.decoding import Unreadable
 from vidgen.data.listing import Annotation, Listing
 from vidgen.data.pack_files import FORMAT, INDEX, PACK, PLAN, Shard, file_digest, shard_path
+from vidgen.data.partial_labels import LabelShare
 from vidgen.data.spec import DataSpec
 from vidgen.data.splits import Split, check_split, group_of, select
 from vidgen.data.stored import Measured, StoredVideos
@@ -54,6 +55,7 @@ class Packed(StoredVideos):
         interpolation: filter of the resizing.
         flip: mirror every second clip, drawn at random, from left to right, all its frames together.
         split: which of the videos are used, by their names in the data set that was packed.
+        attributes: how many of them carry their attributes. A pack holds those of all videos.
         verify: compare every frame that is read with its checksum; a video that differs counts as damaged.
     """
 
@@ -74,10 +76,12 @@ class Packed(StoredVideos):
         interpolation: Interpolation = "bilinear",
         flip: bool = False,
         split: Split = Split(),  # noqa: B008 - frozen
+        attributes: LabelShare = LabelShare(),  # noqa: B008 - frozen
         verify: bool = False,
     ) -> None:
         self.about = _read_about(Path(root))
         self.packed_spec = DataSpec.from_dict(self.about["spec"])
+        share = _label_share(attributes, self.about, root)
         if channels is not None and channels != self.packed_spec.channels:
             raise UserError(f"data.channels is {channels}, but the pack {root!r} has {self.packed_spec.channels}")
         self.verify = verify
@@ -103,6 +107,7 @@ class Packed(StoredVideos):
             interpolation=interpolation,
             flip=flip,
             split=split,
+            attributes=share,
         )
         self.spec = replace(self.spec, attribute_values=self.packed_spec.attribute_values)
         self.skipped = dict(self.about["skipped"])
@@ -207,6 +212,16 @@ class Packed(StoredVideos):
     def video_size(self, video: int) -> tuple[int, int] | None:
         """See :meth:`StoredVideos.video_size`."""
         return self.packed_spec.width or self.packed_spec.resolution, self.packed_spec.resolution
+
+
+def _label_share(share: LabelShare, about: Mapping[str, Any], root: str) -> Attributes:
+    """The share that is asked for, else that of the data set that was packed."""
+    fraction = about.get("label_fraction", 1.0) if share.label_fraction is None else share.label_fraction
+    seed = about.get("label_seed", 0) if share.label_seed is None else share.label_seed
+    check_label_fraction(fraction)
+    if share != LabelShare() and not about["spec"]["attribute_names"]:
+        raise UserError(f"data.attributes: the pack {root!r} has no attributes; leave it out")
+    return Attributes(label_fraction=fraction, label_seed=seed)
 
 
 def _num_bytes(dtype: str, shape: Sequence[int]) -> int:

@@ -230,8 +230,9 @@ def write_shard(
 
 
 def _facts(dataset: VideoDataset, videos: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Class of each video, ``(N,)`` or ``(0,)`` without labels, and attributes ``(N, A)``."""
+    """Class of each video, ``(N,)`` or ``(0,)`` without labels, and attributes ``(N, A)``, also those left out."""
     spec = dataset.spec
+    table = dataset.all_attributes if isinstance(dataset, StoredVideos) else None
     wanted = {"label"} if spec.class_names else set()
     if spec.attribute_names:
         wanted.add("attributes")
@@ -242,7 +243,8 @@ def _facts(dataset: VideoDataset, videos: Sequence[int]) -> tuple[NDArray[np.int
         if not wanted <= facts.keys():  # what is drawn on the fly may know them only when it is read
             facts = dataset.read(request)
         labels += [int(facts["label"])] if "label" in wanted else []
-        attributes += facts["attributes"].tolist() if "attributes" in wanted else []
+        if "attributes" in wanted:
+            attributes.append(facts["attributes"].tolist() if table is None else table[video].tolist())
     return np.array(labels, np.int64), np.array(attributes, np.float32).reshape(len(videos), len(spec.attribute_names))
 
 

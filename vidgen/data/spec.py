@@ -23,7 +23,8 @@ class DataSpec:
         attribute_names: names of the columns of ``attributes``; empty without attributes.
         attribute_values: for each column what its numbers 0, 1, ... stand for; empty for a column of plain numbers.
         width: width of the clips where they are no squares, pixels.
-        digest: of the lengths and labels of all videos, in order; the same seed draws the same clips where it is equal.
+        digest: of the lengths and labels of all videos, in order, and of which carry attributes where only a share
+            does; the same seed draws the same clips where it is equal.
     """
 
     channels: int

@@ -20,6 +20,7 @@ from vidgen.data.clips import Clips, check_clips, clip_frames, shortest_video
 from vidgen.data.dataset import UnreadableVideo, VideoDataset, check_clip_settings
 from vidgen.data.decoding import Unreadable
 from vidgen.data.listing import Annotation, Listing, list_videos
+from vidgen.data.partial_labels import labelled_videos, strata
 from vidgen.data.request import ClipRequest
 from vidgen.data.spec import DataSpec
 from vidgen.data.splits import Split
@@ -140,7 +141,12 @@ class StoredVideos(VideoDataset):
         listing = listing.take(kept)
         lengths = measured.lengths[kept]
         self.names = StringTable(listing.names)
-        self.attributes = np.stack([c.numbers for c in listing.columns], axis=1) if listing.columns else None
+        table = np.stack([c.numbers for c in listing.columns], axis=1) if listing.columns else None
+        self.all_attributes: NDArray[np.float32] | None = table
+        """``(N, A)``, of every video; ``attributes`` is what clips carry."""
+        self.label_fraction = attributes.label_fraction
+        self.label_seed = attributes.label_seed
+        self.attributes, unlabelled = self._share(listing)
         self.keep(kept)
         spec = DataSpec(
             channels=channels,
@@ -156,7 +162,7 @@ class StoredVideos(VideoDataset):
             width=width if width != resolution else None,
         )
         labelled = listing.labels if listing.class_names else None
-        super().__init__(spec, lengths, labelled, listing.groups, stride, self.skipped)
+        super().__init__(spec, lengths, labelled, listing.groups, stride, self.skipped, unlabelled)
 
     @abstractmethod
     def find(self) -> Sequence[str]:
@@ -294,6 +300,21 @@ class StoredVideos(VideoDataset):
     def describe(self) -> str:
         """See :meth:`VideoDataset.describe`."""
         return "\n".join([f"{self.WHAT.split(' (')[0]} in {self.root}", super().describe(), *self.notices])
+
+    def _share(self, listing: Listing) -> tuple[NDArray[np.float32] | None, bytes]:
+        """The attributes that clips carry, and which videos have lost theirs; no bytes where that is none."""
+        table = self.all_attributes
+        if table is None or self.label_fraction == 1:
+            return table, b""
+        known = np.asarray(np.isfinite(table).any(axis=1))
+        classes = strata(listing.labels if listing.class_names else None, listing.columns, len(table))
+        hidden = known & ~labelled_videos(classes, known, self.label_fraction, self.label_seed)
+        self.notices.append(
+            f"left out the attributes of {hidden.sum()} of {counted(int(known.sum()), 'video')}"
+            f" (data.attributes.label_fraction {self.label_fraction:g}, label_seed {self.label_seed})"
+        )
+        left = np.where(hidden[:, None], np.float32(np.nan), table)
+        return left, np.packbits(hidden).tobytes() if hidden.any() else b""
 
     def _usable(self, listing: Listing, measured: Measured, min_length: int) -> NDArray[np.int64]:
         """Which videos are used; what is left out is reported."""

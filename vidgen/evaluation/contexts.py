@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from vidgen.data.dataset import VideoDataset
 from vidgen.data.stored import counted
 from vidgen.errors import UserError
 from vidgen.evaluation.opening import open_videos
-from vidgen.evaluation.sources import ClipRule, StoredClips, Unusable, condition_batch
+from vidgen.evaluation.sources import Clip, ClipRule, StoredClips, Unusable, condition_batch
 from vidgen.models.base import Batch, VideoModel
 from vidgen.registry import MODELS
 
 
 class Contexts:
-    """The first frames of stored videos, in the order in which they are listed.
+    """The first frames of stored videos at the data set's stride, in the order in which they are listed.
 
     Args:
         dataset: the videos.
@@ -23,21 +26,30 @@ class Contexts:
         name: what the user called the place.
         option: what named it, for messages.
         native: whether frames keep the size in which they are stored.
+        keywords: of the model's ``sample``, which may decide what it reads.
 
     Raises:
         UserError: no video is long enough.
     """
 
     def __init__(
-        self, dataset: VideoDataset, model: VideoModel, name: str, option: str = "--context", native: bool = False
+        self,
+        dataset: VideoDataset,
+        model: VideoModel,
+        name: str,
+        option: str = "--context",
+        native: bool = False,
+        keywords: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.option = option
-        rule = ClipRule(max(1, model.context_frames), order="first", start="first")
+        self.keywords = dict(keywords or {})
+        frames = max(1, model.context_frames_for(self.keywords))
+        rule = ClipRule(frames, dataset.stride, order="first", start="first")
         self.source = StoredClips(dataset, rule, native=native, name=name)
         if not len(self.source):
             raise UserError(
-                f"{option}: none of its {counted(len(dataset), 'video')} has the {rule.num_frames} frames that"
+                f"{option}: none of its {counted(len(dataset), 'video')} has the {rule.span} frames that"
                 f" {MODELS.name_of(type(model))} starts from"
             )
 
@@ -50,33 +62,52 @@ class Contexts:
         Raises:
             UserError: one of them cannot be read, or they do not have it.
         """
-        clips = []
-        for item in self.source.read(numbers):
-            if isinstance(item, Unusable):
-                raise UserError(f"{self.option}: {item.path}: {item.reason}; take it out")
-            clips.append(item)
-        return condition_batch(clips, self.model, self.option)
+        clips = [self._usable(item) for item in self.source.read(numbers)]
+        return condition_batch(clips, self.model, self.option, self.keywords)
+
+    def truth(self, number: int, num_frames: int) -> Tensor | None:
+        """The first frames of a video, those of its context and what really follows: uint8 ``(C, T, H, W)``.
+
+        Returns:
+            None where the video is shorter.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        longer = self.source.lengthened(num_frames)
+        return None if longer.ends_before(number) else self._usable(longer.read([number])[0]).video
+
+    def _usable(self, item: Clip | Unusable) -> Clip:
+        if isinstance(item, Unusable):
+            raise UserError(f"{self.option}: {item.path}: {item.reason}; take it out")
+        return item
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the pixels, as plain values."""
         return self.source.identity()
 
 
-def open_contexts(place: str, model: VideoModel, about: Mapping[str, Any]) -> Contexts:
+def open_contexts(
+    place: str, model: VideoModel, about: Mapping[str, Any], keywords: Mapping[str, Any] | None = None
+) -> Contexts:
     """The contexts that a user names on the command line.
 
     Args:
         place: as for :func:`vidgen.evaluation.opening.open_videos`.
         model: what will sample from them.
         about: what its checkpoint says about itself; frames are brought to the size of its training data.
+        keywords: of the model's ``sample``.
 
     Raises:
         UserError: there is nothing of that kind, or the model samples from nothing.
     """
-    if not model.sample_keys:
-        raise UserError(f"--context: {MODELS.name_of(type(model))} samples from a seed alone; leave it out")
+    keywords = dict(keywords or {})
+    if not model.keys_for(keywords):
+        optional = "observed" in inspect.signature(model.sample).parameters
+        remedy = "say with --observed N how many of the frames it is given" if optional else "leave it out"
+        raise UserError(f"--context: {MODELS.name_of(type(model))} samples from a seed alone; {remedy}")
     spec = about.get("data_spec") or {"channels": model.init_args.get("channels")}
     spec = {"resolution": model.init_args.get("resolution"), **spec}
     wanted = {key: spec[key] for key in ("resolution", "width", "channels") if spec.get(key)}
     dataset, native = open_videos(place, "--context", needed=wanted)
-    return Contexts(dataset, model, place, native=native)
+    return Contexts(dataset, model, place, native=native, keywords=keywords)

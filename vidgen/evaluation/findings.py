@@ -12,6 +12,7 @@ from vidgen.evaluation.sources import ClipSource, GeneratedClips, StoredClips
 from vidgen.metrics.base import FeatureMetric
 from vidgen.metrics.base import Side as SideName
 from vidgen.metrics.video_distances import PUBLISHED_NUM_VIDEOS
+from vidgen.registry import MODELS
 
 Side = tuple[ClipSource, Facts]
 
@@ -54,6 +55,20 @@ def too_few_samples(counts: Mapping[SideName, int], frames: Mapping[SideName, in
         f"{metric.label}: no more samples ({min(samples)}) than features ({dim}), so that the covariance is singular;"
         " the value is exact for these videos and a poor estimate for more of them"
     ]
+
+
+def equal_samples(label: str, num_samples: int, source: ClipSource) -> list[str]:
+    """A warning where several videos were drawn of a model that has one answer to each context.
+
+    Args:
+        label: of the value.
+        num_samples: videos drawn for each real one.
+        source: the generated videos.
+    """
+    if num_samples == 1 or not isinstance(source, GeneratedClips) or source.model.stochastic:
+        return []
+    name = MODELS.name_of(type(source.model))
+    return [f"{label}: {name} makes the same video whatever the seed, so that its {num_samples} samples are equal"]
 
 
 def paired_warnings(real: Side, fake: Side) -> list[str]:

@@ -56,7 +56,9 @@ class Pairs:
         """
         draws = self._draws(metrics)
         rank, size = world()
-        blocks = [range(at, min(at + batch_size, len(self))) for at in range(0, len(self), batch_size)][rank::size]
+        together = self.fake.group_size if isinstance(self.fake, GeneratedClips) else 1
+        parts = _blocks(range(len(self)), together if together > 1 else batch_size)[rank::size]
+        blocks = [block for part in parts for block in _blocks(part, batch_size)]
         with Progress(sum(map(len, blocks)), "compared", "pairs", progress and rank == 0, last_line=False) as bar:
             for block in blocks:
                 self._feed(metrics, block, draws)
@@ -106,6 +108,10 @@ class Pairs:
             path, reason = min(lost.items())
             lines.append(f"{counted(len(lost), 'file')} left out as unreadable (the first, {path}: {reason})")
         return lines
+
+
+def _blocks(numbers: range, size: int) -> list[range]:
+    return [numbers[at : at + size] for at in range(0, len(numbers), size)]
 
 
 def pair_up(

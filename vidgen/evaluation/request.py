@@ -57,10 +57,15 @@ class Trained:
         """Frames of the clips that it was trained on; None where that is not known."""
         return (self.about.get("data_spec") or {}).get("num_frames")
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What of real clips its videos are made from."""
+        return self.model.keys_for(self.keywords)
+
     def wants(self) -> dict[str, Any]:
         """What real videos must look like, where it makes its own of them: as in training."""
         spec = self.about.get("data_spec") or {}
-        if not self.model.sample_keys:
+        if not self.reads:
             return {}
         return {key: spec[key] for key in ("resolution", "width", "channels") if spec.get(key)}
 
@@ -167,6 +172,7 @@ def run(request: Request) -> Evaluation:
         fake=sides.fake,
         pairs=sides.pairs(),
         model=request.trained.model if request.trained else None,
+        keywords=request.trained.keywords if request.trained else None,
         settings=request.settings,
         command=request.command,
     )
@@ -183,7 +189,7 @@ def _of_side(overrides: Sequence[str], side: str) -> list[str]:
 def _open_real(request: Request, metrics: Sequence[VideoMetric], overrides: Sequence[str]) -> Opened | None:
     trained = request.trained
     needed = any(isinstance(m, PairedMetric) or (isinstance(m, FeatureMetric) and "real" in m.sides) for m in metrics)
-    needed = needed or bool(trained and trained.model.sample_keys)
+    needed = needed or bool(trained and trained.reads)
     if request.real and not needed:
         names = ", ".join(metric.label for metric in metrics)
         raise UserError(f"--real: {names} needs no real videos; leave it out")
@@ -252,9 +258,9 @@ class _Sides:
         trained = self.request.trained
         assert trained is not None
         condition = None
-        if trained.model.sample_keys:
+        if trained.reads:
             start = self.request.settings.start
-            condition = self._enough(self._stored("real", replace(rule, start=start), self.num_fake))
+            condition = self._enough(self._stored("real", replace(rule, start=start), None))
         return trained.clips(rule, self.num_fake, condition)
 
     def pairs(self) -> Pairs | None:
@@ -265,12 +271,13 @@ class _Sides:
         if fake is not None:
             names = (request.real or "--real", request.fake or "--fake")
             return pair_up(real[0], fake[0], native=(real[1], fake[1]), names=names, limit=request.num_videos)
-        if request.trained is None or not request.trained.model.sample_keys:
+        if request.trained is None or not request.trained.reads:
             return None
         frames = request.common.get("num_frames") or request.trained.num_frames or PREFERRED_FRAMES
         whole = ClipRule(frames, order="first", start="first")
-        target = self._enough(self._stored("real", whole, request.num_videos))
-        return Pairs(target, request.trained.clips(target.clips, len(target), target))
+        condition = self._enough(self._stored("real", whole, None))
+        target = self._stored("real", whole, request.num_videos)
+        return Pairs(target, request.trained.clips(whole, len(target), condition))
 
     def _available(self, side: Side) -> int | None:
         """How many clips there are for every metric; None where a model makes them."""

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from vidgen.config.metrics import check_labels
 from vidgen.distributed import control_group, gather_objects, world
 from vidgen.errors import UserError
-from vidgen.evaluation.findings import find_warnings, paired_warnings, too_few_samples
+from vidgen.evaluation.findings import equal_samples, find_warnings, paired_warnings, too_few_samples
 from vidgen.evaluation.pairs import Pairs
 from vidgen.evaluation.passes import Facts, Pass
 from vidgen.evaluation.result import Evaluation, MetricResult, Samples
-from vidgen.evaluation.sources import ClipRule, ClipSource
+from vidgen.evaluation.sources import ClipRule, ClipSource, GeneratedClips
 from vidgen.metrics.base import FeatureMetric, PairedMetric, ProbeMetric, Side, VideoMetric
 from vidgen.models.base import VideoModel
 
@@ -68,6 +68,7 @@ def evaluate(
     fake: SourceFactory | None = None,
     pairs: Pairs | None = None,
     model: VideoModel | None = None,
+    keywords: Mapping[str, Any] | None = None,
     settings: Settings = Settings(),
     command: str = "",
 ) -> Evaluation:
@@ -78,7 +79,9 @@ def evaluate(
         real: the real videos; None where no metric needs them.
         fake: the generated ones.
         pairs: the same, each beside the real one that it should equal, for paired metrics.
-        model: what probes ask.
+        model: what makes the generated videos, where a model does, and what probes ask. If it makes them from real
+            ones, these are taken by the rule by which the real videos are.
+        keywords: further arguments of its ``sample``.
         settings: how.
         command: for the record.
 
@@ -91,8 +94,16 @@ def evaluate(
     _check_given(metrics, real, fake, pairs, model)
     for metric in metrics:
         metric.reset()
-        metric.process_group = control_group() if world()[1] > 1 else None
-    parts = _agreed(lambda: _plan(metrics, {"real": real, "fake": fake}, settings))
+        for one in (metric, *metric.members()):
+            one.process_group = control_group() if world()[1] > 1 else None
+    predicted = model is not None and bool(model.keys_for(keywords or {}))
+    context = model.context_frames_for(keywords or {}) if model is not None and predicted else 0
+
+    def plan() -> list[_Part]:
+        _tell_context(metrics, context, pairs)
+        return _plan(metrics, {"real": real, "fake": fake}, settings, predicted)
+
+    parts = _agreed(plan)
 
     def look() -> None:
         for part in parts:
@@ -104,7 +115,7 @@ def evaluate(
         part.facts = Facts.union(gather_objects(part.facts))
     if pairs is not None:
         pairs.gather()
-    results = {metric.label: _result(metric, parts, pairs) for metric in metrics}
+    results = {member.label: _result(metric, member, parts, pairs) for metric in metrics for member in metric.members()}
     firsts = {part.side: part for part in parts if part.first}
     return Evaluation(
         results,
@@ -135,8 +146,31 @@ class _Part:
     facts: Facts = field(default_factory=Facts)
 
 
+def _tell_context(metrics: Sequence[VideoMetric], frames: int, pairs: Pairs | None) -> None:
+    """Tell metrics how many frames of the generated videos were given to the model.
+
+    Raises:
+        ValueError: a metric cannot do without them, or would have nothing left to compare.
+    """
+    for metric in metrics:
+        if isinstance(metric, PairedMetric) and pairs is not None:
+            metric.set_context(_given_frames(pairs.fake))
+            metric.check_length(min(pairs.real.clips.num_frames, pairs.fake.clips.num_frames))
+        else:
+            metric.set_context(frames)
+
+
+def _given_frames(source: ClipSource) -> int:
+    if not isinstance(source, GeneratedClips) or source.condition is None:
+        return 0
+    return source.model.context_frames_for(source.keywords)
+
+
 def _plan(
-    metrics: Sequence[VideoMetric], factories: Mapping[Side, SourceFactory | None], settings: Settings
+    metrics: Sequence[VideoMetric],
+    factories: Mapping[Side, SourceFactory | None],
+    settings: Settings,
+    predicted: bool,
 ) -> list[_Part]:
     """One pass for each rule by which metrics want the clips of a side cut.
 
@@ -148,7 +182,7 @@ def _plan(
         wanted: dict[ClipRule, list[FeatureMetric]] = {}
         for metric in metrics:
             if isinstance(metric, FeatureMetric) and side in metric.sides:
-                wanted.setdefault(clip_rule(metric, side, settings), []).append(metric)
+                wanted.setdefault(clip_rule(metric, side, settings, predicted), []).append(metric)
         for rule, group in wanted.items():
             assert factory is not None
             source = factory(rule)
@@ -158,24 +192,37 @@ def _plan(
     return parts
 
 
-def clip_rule(metric: FeatureMetric, side: Side, settings: Settings) -> ClipRule:
+def clip_rule(metric: FeatureMetric, side: Side, settings: Settings, predicted: bool = False) -> ClipRule:
     """How a metric wants the clips of a side cut.
+
+    Args:
+        metric: what looks at them.
+        side: of the clips.
+        settings: of the evaluation.
+        predicted: whether the generated videos are made from real ones, which are then taken by the rule of that side:
+            both sides are of the same contexts.
 
     Raises:
         UserError: shorter than its network can see.
     """
     frames = metric.clip_frames(side == "real") or metric.preferred_frames()
-    least = metric.extractor.min_frames
-    if frames < least:
-        raise UserError(f"{metric.label}: needs clips of at least {least} frames, got {frames}; raise num_frames")
+    least, skipped = metric.extractor.min_frames, metric.skipped_frames
+    if frames - skipped < least:
+        told = (
+            f", and {frames} less the {skipped} that are skipped are {frames - skipped}"
+            if skipped
+            else f", got {frames}"
+        )
+        raise UserError(f"{metric.label}: needs clips of at least {least} frames{told}; raise num_frames")
+    as_real = side == "real" or predicted
     return ClipRule(
         frames,
         metric.stride,
-        metric.order if side == "real" else "shuffled",
-        settings.start if side == "real" else settings.fake_start,
+        metric.order if as_real else "shuffled",
+        settings.start if as_real else settings.fake_start,
         settings.clips_per_video,
         settings.seed,
-        metric.whole_strides and side == "real",
+        metric.whole_strides and as_real,
     )
 
 
@@ -216,7 +263,7 @@ def _check_given(
     pairs: Pairs | None,
     model: VideoModel | None,
 ) -> None:
-    check_labels(metrics)
+    check_labels([member for metric in metrics for member in metric.members()])
     for metric in metrics:
         if isinstance(metric, FeatureMetric):
             if metric.output == "logits" and not metric.extractor.classifies:
@@ -251,18 +298,29 @@ def _agreed(work: Callable[[], T]) -> T:
     return done
 
 
-def _result(metric: VideoMetric, parts: Sequence[_Part], pairs: Pairs | None) -> MetricResult:
+def _result(metric: VideoMetric, member: VideoMetric, parts: Sequence[_Part], pairs: Pairs | None) -> MetricResult:
+    """A value.
+
+    Args:
+        metric: what was shown the videos.
+        member: the one of its members whose value it is.
+        parts: what was looked at.
+        pairs: likewise.
+
+    Raises:
+        UserError: there is no value.
+    """
     try:
-        value = float(metric.compute())
+        value = float(member.compute())
     except ValueError as error:
         raise UserError(_one_line(error)) from error
     if not math.isfinite(value):
-        raise UserError(f"{metric.label}: the value is {value}; a video or a network is at fault")
-    protocol = metric.protocol()
+        raise UserError(f"{member.label}: the value is {value}; a video or a network is at fault")
+    protocol = member.protocol()
     own = [part for part in parts if any(metric is one for one in part.metrics)]
     for part in own:
         protocol[part.side] = _describe(part.source, part.facts)
-    warnings = metric.warnings()
+    warnings = member.warnings()
     if isinstance(metric, FeatureMetric):
         counts = {part.side: len(part.facts.digests) for part in own}
         frames = {part.side: part.source.clips.num_frames for part in own}
@@ -271,7 +329,8 @@ def _result(metric: VideoMetric, parts: Sequence[_Part], pairs: Pairs | None) ->
         protocol["pairing"] = pairs.pairing
         protocol["real"] = _describe(pairs.real, pairs.facts["real"])
         protocol["fake"] = _describe(pairs.fake, pairs.facts["fake"])
-    return MetricResult(value, metric.details, protocol, tuple(warnings))
+        warnings = [*equal_samples(member.label, metric.num_samples, pairs.fake), *warnings]
+    return MetricResult(value, member.details, protocol, tuple(warnings))
 
 
 def _describe(source: ClipSource, facts: Facts) -> dict[str, Any]:

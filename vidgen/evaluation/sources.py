@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,8 +27,11 @@ from vidgen.evaluation.identity import data_identity
 from vidgen.media import Rounding, to_uint8
 from vidgen.models.base import VideoModel
 from vidgen.registry import DATASETS, MODELS
-from vidgen.sampling import weights_fingerprint
+from vidgen.sampling import Group, draw_seed, grouped, weights_fingerprint
 from vidgen.seeding import derive_seed
+
+KEPT_BYTES = 4 << 30
+"""Memory for videos that were made together and are asked for in parts."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,16 @@ class StoredClips(ClipSource):
         dense.clips = self.clips.dense()
         return dense
 
+    def lengthened(self, num_frames: int) -> StoredClips:
+        """The same clips with another number of frames; those for which :meth:`ends_before` holds cannot be read."""
+        longer = copy.copy(self)
+        longer.clips = replace(self.clips, num_frames=num_frames)
+        return longer
+
+    def ends_before(self, number: int) -> bool:
+        """Whether the video of a clip is too short for it."""
+        return int(self.dataset.lengths[self.videos[number]]) < self.clips.least_length
+
     def read(self, numbers: Sequence[int]) -> list[Clip | Unusable]:
         """See :meth:`ClipSource.read`."""
         return [self._read(int(number)) for number in numbers]
@@ -204,7 +218,10 @@ class StoredClips(ClipSource):
 
 
 class GeneratedClips(ClipSource):
-    """Clips that a model makes; number n is a function of the weights, the seed and n.
+    """Clips that a model makes; number n is a function of the weights, the seed, n and the condition, if there is one.
+
+    A model whose videos depend on each other makes them in groups, see :func:`vidgen.sampling.grouped`. Those of the
+    last one depend on how many clips the condition has, not on ``num``.
 
     Args:
         model: ready to sample, in eval mode.
@@ -234,7 +251,8 @@ class GeneratedClips(ClipSource):
         condition: ClipSource | None = None,
         fingerprint: str | None = None,
     ) -> None:
-        needed = model.sample_keys
+        keywords = dict(keywords or {})
+        needed = model.keys_for(keywords)
         if needed and condition is None:
             raise UserError(f"{MODELS.name_of(type(model))} samples from given {', '.join(needed)}; give --real")
         if isinstance(condition, StoredClips):
@@ -244,10 +262,11 @@ class GeneratedClips(ClipSource):
         self.clips = ClipRule(clips.num_frames, clips.stride, "first", "first", seed=seed)
         self.seed = seed
         self.rounding: Rounding = rounding
-        self.keywords = dict(keywords or {})
+        self.keywords = keywords
         self.about = dict(about or {})
         self.condition = condition if needed else None
         self.fingerprint = fingerprint or weights_fingerprint(model)
+        self._kept = _KeptGroups()
 
     def __len__(self) -> int:
         return self.num
@@ -255,27 +274,61 @@ class GeneratedClips(ClipSource):
     def draw(self, which: int) -> GeneratedClips:
         """Other videos of the same kind, for the same conditions; those of draw 0 are these."""
         other = copy.copy(self)
-        other.seed = derive_seed(self.seed, "draw", which) if which else self.seed
+        other.seed = draw_seed(self.seed, which)
         return other
+
+    @property
+    def group_size(self) -> int:
+        """Videos that the model makes together; it pays to ask for those of one group at once or in succession."""
+        return self.model.sampling_group
 
     def read(self, numbers: Sequence[int]) -> list[Clip | Unusable]:
         """See :meth:`ClipSource.read`."""
-        if self.condition is None:
-            given: list[Clip | Unusable] = [Clip(number, torch.empty(0), {}) for number in numbers]
-        else:
-            given = self.condition.read(numbers)
+        if self.group_size > 1:
+            groups = grouped(numbers, self.group_size, None if self.condition is None else len(self.condition))
+            found = {number: item for group in groups for number, item in self._of_group(group).items()}
+            return [found[number] for number in numbers]
+        given = self._given(numbers)
         lost = [item for item in given if isinstance(item, Unusable)]
-        made = [clip for run in _consecutive(given) for clip in self._make(run)]
+        made = [clip for run in _consecutive(given) for clip in self._make(run[0].number, run)]
         return [*made, *lost]
 
+    def _given(self, numbers: Sequence[int]) -> list[Clip | Unusable]:
+        if self.condition is None:
+            return [Clip(number, torch.empty(0), {}) for number in numbers]
+        return self.condition.read(numbers)
+
+    def _of_group(self, group: Group) -> dict[int, Clip | Unusable]:
+        """All clips of a group by their numbers, made now or lately."""
+        made = self._kept.find(group.numbers.start, self.seed)
+        if made is None:
+            made = self._make_group(group)
+            self._kept.keep(group.numbers.start, self.seed, made)
+        return made
+
+    def _make_group(self, group: Group) -> dict[int, Clip | Unusable]:
+        """Where a condition cannot be read, others of the group take turns in its place."""
+        given = self._given(group.contexts)
+        usable = [item for item in given if isinstance(item, Clip)]
+        lost = {number: item for number, item in zip(group.contexts, given, strict=True) if isinstance(item, Unusable)}
+        passing = next((item for item in lost.values() if item.passing), None)
+        if passing is not None:  # all will be others when it can be read again
+            return {number: passing._replace(number=number) for number in group.numbers}
+        if not usable:
+            return {number: lost[number] for number in group.numbers}
+        instead = itertools.cycle(usable)
+        whole = [item if isinstance(item, Clip) else next(instead) for item in given]
+        made = self._make(group.numbers.start, whole)[: len(group.numbers)]
+        return {clip.number: lost.get(clip.number) or clip._replace(video=clip.video.cpu()) for clip in made}
+
     @torch.inference_mode()
-    def _make(self, given: Sequence[Clip]) -> list[Clip]:
-        """Videos of consecutive numbers."""
+    def _make(self, first: int, given: Sequence[Clip]) -> list[Clip]:
+        """Videos ``first``, ``first + 1``, …, one for each that is given."""
         keywords: dict[str, Any] = dict(self.keywords)
         if self.condition is not None:
-            keywords["batch"] = condition_batch(given, self.model)
+            keywords["batch"] = condition_batch(given, self.model, keywords=self.keywords)
         span, name = self.clips.span, self.about.get("path") or type(self.model).__name__
-        videos = self.model.sample(len(given), num_frames=span, seed=self.seed, first=given[0].number, **keywords)
+        videos = self.model.sample(len(given), num_frames=span, seed=self.seed, first=first, **keywords)
         if videos.shape[0] != len(given) or videos.shape[2] != span:
             raise UserError(
                 f"{name}: makes {videos.shape[2]} frames where clips need {span}; set --num-frames and --stride to what"
@@ -284,11 +337,16 @@ class GeneratedClips(ClipSource):
         if not torch.isfinite(videos).all():
             raise UserError(f"{name}: makes videos with NaN or infinity; its weights are unusable")
         pixels = to_uint8(videos.float(), self.rounding)[:, :, :: self.clips.stride]
-        return [Clip(clip.number, video, {}) for clip, video in zip(given, pixels, strict=True)]
+        return [Clip(number, video, {}) for number, video in enumerate(pixels, first)]
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`ClipSource.identity`."""
+        together: dict[str, Any] = {}
+        if self.group_size > 1:
+            number = None if self.condition is None else len(self.condition)
+            together = {"group": {"size": self.group_size, "conditions": number}}
         return {
+            **together,
             "model": MODELS.name_of(type(self.model)),
             "fingerprint": self.fingerprint,
             "weights": self.about.get("weights"),
@@ -319,6 +377,31 @@ class GeneratedClips(ClipSource):
         }
 
 
+class _KeptGroups:
+    """The last group made, and the same group of other draws as far as :data:`KEPT_BYTES` go.
+
+    Pairs of a group are looked at a few at a time, each beside all its draws.
+    """
+
+    def __init__(self) -> None:
+        self.first = -1
+        self.by_seed: dict[int, dict[int, Clip | Unusable]] = {}
+        self.num_bytes = 0
+
+    def find(self, first: int, seed: int) -> dict[int, Clip | Unusable] | None:
+        """The group that begins with a number, where it was kept."""
+        return self.by_seed.get(seed) if first == self.first else None
+
+    def keep(self, first: int, seed: int, made: dict[int, Clip | Unusable]) -> None:
+        """Keep a group, if it is the only one or there is room."""
+        if first != self.first:
+            self.first, self.by_seed, self.num_bytes = first, {}, 0
+        size = sum(item.video.nbytes for item in made.values() if isinstance(item, Clip))
+        if not self.by_seed or self.num_bytes + size <= KEPT_BYTES:
+            self.by_seed[seed] = made
+            self.num_bytes += size
+
+
 def _consecutive(given: Sequence[Clip | Unusable]) -> list[list[Clip]]:
     """Clips in runs of consecutive numbers, as models make videos."""
     runs: list[list[Clip]] = []
@@ -332,19 +415,22 @@ def _consecutive(given: Sequence[Clip | Unusable]) -> list[list[Clip]]:
     return runs
 
 
-def condition_batch(clips: Sequence[Clip], model: VideoModel, option: str = "--real") -> dict[str, Tensor]:
+def condition_batch(
+    clips: Sequence[Clip], model: VideoModel, option: str = "--real", keywords: Mapping[str, Any] | None = None
+) -> dict[str, Tensor]:
     """What a model conditions on, from stored clips: pixels in [-1, 1] and the rest as it is stored.
 
     Args:
         clips: of one size.
         model: says what it reads, and where it is.
         option: what named the clips, for messages.
+        keywords: of its ``sample``, which may decide what it reads.
 
     Raises:
         UserError: the clips do not have it.
     """
     batch: dict[str, Tensor] = {}
-    for key in model.sample_keys:
+    for key in model.keys_for(keywords or {}):
         values = [clip.video if key == "video" else clip.extras.get(key) for clip in clips]
         found = [value for value in values if value is not None]
         if len(found) < len(values):

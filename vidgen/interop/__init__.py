@@ -11,6 +11,7 @@ from vidgen.errors import UserError, did_you_mean
 
 CONVERTERS = {
     "mocogan": "vidgen.interop.mocogan",
+    "svg": "vidgen.interop.svg",
     "tgan": "vidgen.interop.tgan",
     "vgan": "vidgen.interop.vgan",
 }

@@ -8,13 +8,15 @@ pickles and raw storages that PyTorch wrote before version 1.6, from Python 2 to
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -26,6 +28,7 @@ from vidgen.errors import UserError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
+DEEPEST = 100  # modules inside modules
 
 STORAGES = {
     "DoubleStorage": torch.float64,
@@ -157,7 +160,8 @@ class RestrictedUnpickler(pickle.Unpickler):
         packages = [record[:-1] for record in self.records if record.endswith(".*")]
         if path in self.records or path.startswith(tuple(packages)):
             return type(name.rpartition(".")[2], (Record,), {"path": path})
-        raise UserError(f"names {path}, which is not allowed in such a file; nothing in it was executed")
+        shown = ascii(path)[1:-1][:200]  # a name of the file could hold line breaks
+        raise UserError(f"names {shown}, which is not allowed in such a file; nothing in it was executed")
 
     def persistent_load(self, pid: Any) -> Any:
         """Storages by key; classes that old files wrote with their source, which is ignored."""
@@ -197,7 +201,7 @@ def read(path: Path, records: Collection[str] = ()) -> Any:
         raise UserError(f"{path}: {error}") from None
     except _NotTorch:
         raise UserError(f"{path}: is not a file written by torch.save") from None
-    except (EOFError, struct.error, zipfile.BadZipFile):
+    except (EOFError, MemoryError, struct.error, zipfile.BadZipFile):
         raise UserError(f"{path}: is damaged or cut short") from None
     except (
         pickle.UnpicklingError,
@@ -213,37 +217,100 @@ def read(path: Path, records: Collection[str] = ()) -> Any:
         raise UserError(f"{path}: is damaged or cut short ({reason})") from None
 
 
+def module_state(record: Record, prefix: str = "") -> dict[str, Tensor]:
+    """What ``state_dict()`` of a recorded ``nn.Module`` would return.
+
+    Args:
+        record: the module.
+        prefix: what it is called in messages, with a dot behind.
+
+    Returns:
+        Parameters and buffers by name; ``None`` and what is no tensor are left out.
+
+    Raises:
+        UserError: it is not made as modules are, or holds one module at two places.
+    """
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    waiting = [("", record)]
+    while waiting:
+        path, module = waiting.pop()
+        name = f"{prefix}{path}".rstrip(".")
+        if id(module) in seen:
+            raise UserError(f"{name} is the same module as another one")
+        if path.count(".") > DEEPEST:
+            raise UserError(f"its modules are nested more than {DEEPEST} deep")
+        seen.add(id(module))
+        for kind in ("_parameters", "_buffers"):
+            for key, value in _named(module, kind, name):
+                if isinstance(value, Tensor):
+                    state[f"{path}{key}"] = value.as_subclass(Tensor)
+        children = [(f"{path}{key}.", child) for key, child in _named(module, "_modules", name)]
+        waiting += [(key, child) for key, child in reversed(children) if isinstance(child, Record)]
+    return state
+
+
+def _named(module: Record, kind: str, name: str) -> Iterator[tuple[str, Any]]:
+    """The entries of a dict of a module called ``name``."""
+    attributes = module.attributes if isinstance(module.attributes, Mapping) else {}
+    entries = attributes.get(kind, {})
+    if not isinstance(entries, Mapping) or not all(isinstance(key, str) for key in entries):
+        raise UserError(f"{name} has {kind} that are not stored by name")
+    yield from entries.items()
+
+
 class _NotTorch(Exception):
     pass
+
+
+def _load(file: IO[bytes], *rest: Any) -> Any:
+    """The object of the next pickle; ``rest`` goes to the unpickler."""
+    start = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(start)
+    try:
+        for opcode, number, _ in pickletools.genops(file):
+            # objects are numbered without gaps, and the unpickler makes room for as many as a number says
+            if isinstance(number, int) and opcode.name.endswith("PUT") and number >= size:
+                raise EOFError
+    except ValueError:
+        raise EOFError from None
+    file.seek(start)
+    return RestrictedUnpickler(file, *rest).load()
 
 
 def _read_legacy(file: IO[bytes], records: Collection[str]) -> Any:
     file.seek(0)
     try:
-        magic = RestrictedUnpickler(file, ()).load()
+        magic = _load(file, ())
     except UserError:
         raise
     except Exception:
         magic = None
     if magic != LEGACY_MAGIC:
         raise EOFError if file.seek(0, os.SEEK_END) == 0 else _NotTorch
-    if RestrictedUnpickler(file, ()).load() != LEGACY_PROTOCOL:
+    if _load(file, ()) != LEGACY_PROTOCOL:
         raise _NotTorch
-    if not RestrictedUnpickler(file, ()).load().get("little_endian", True):
+    if not _load(file, ()).get("little_endian", True):
         raise UserError("was written on a big-endian machine, which is not supported")
-    size = os.fstat(file.fileno()).st_size
+    left = os.fstat(file.fileno()).st_size
     storages: dict[str, Tensor] = {}
 
     def storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
+        nonlocal left
         if key not in storages:
-            if not 0 <= numel * dtype.itemsize <= size:
+            left -= numel * dtype.itemsize
+            if numel < 0 or left < 0:
                 raise EOFError  # more than the whole file holds
             storages[key] = torch.empty(numel, dtype=dtype)
         return storages[key]
 
-    result = RestrictedUnpickler(file, records, storage).load()
-    for key in RestrictedUnpickler(file, ()).load():
-        _fill(storages[str(key)], file)
+    result = _load(file, records, storage)
+    keys = [str(key) for key in _load(file, ())]
+    for key in keys:
+        _fill(storages[key], file)
+    if len(set(keys)) < len(storages):
+        raise EOFError  # memory that nothing was read into is no weight
     return result
 
 
@@ -279,5 +346,4 @@ def _read_zip(file: IO[bytes], records: Collection[str]) -> Any:
                 storages[key] = _elements(archive.read(f"{root}data/{key}"), dtype, numel)
             return storages[key]
 
-        with archive.open(pickles[0]) as stream:
-            return RestrictedUnpickler(stream, records, storage).load()
+        return _load(io.BytesIO(archive.read(pickles[0])), records, storage)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Details = dict[str, Any]
 """What belongs to a value: a deviation, a curve; plain numbers, strings and lists."""
 Side = Literal["real", "fake"]
+SkipFrames = int | Literal["context"]
+"""A number of frames, or as many as the model was given."""
 PREFERRED_FRAMES = 16
 """Frames of a clip in most of what is published."""
 
@@ -66,6 +68,19 @@ class VideoMetric(Metric):
         value, self.details = self.result()
         return torch.tensor(value, dtype=torch.float64)
 
+    def members(self) -> Sequence[VideoMetric]:
+        """The metrics whose values this one gives: itself, or several that look at the same videos together."""
+        return (self,)
+
+    def set_context(self, frames: int) -> None:
+        """Learn how many frames at the beginning of generated videos their model was given; 0 where none are known of.
+
+        Told before any video is looked at; a metric that treats these frames like all others need not listen.
+
+        Raises:
+            ValueError: the metric cannot do without them.
+        """
+
     def protocol(self) -> dict[str, Any]:
         """Everything that the value depends on beside the videos, as plain values."""
         return {"metric": self.name}
@@ -97,6 +112,10 @@ class FeatureMetric(VideoMetric):
     """Which real videos are taken where there are more than needed, see :class:`vidgen.evaluation.sources.ClipRule`."""
     whole_strides: bool = False
     """Which real videos are long enough, see :class:`vidgen.evaluation.sources.ClipRule`."""
+    skip_frames: SkipFrames = 0
+    """First frames of every clip, real or generated, that the network is not shown."""
+    context_frames: int = 0
+    """First frames of a generated clip that its model was given, where that is known."""
 
     def __init__(self, extractor: Extractor, num_frames: int | None = None, stride: int = 1) -> None:
         super().__init__()
@@ -161,6 +180,17 @@ class FeatureMetric(VideoMetric):
         """Frames of a clip where somebody else cuts them and nothing was asked for."""
         return self.num_frames or PREFERRED_FRAMES
 
+    def set_context(self, frames: int) -> None:
+        """See :meth:`VideoMetric.set_context`; frames of a clip are every :attr:`stride`-th of those of the video."""
+        if self.skip_frames == "context" and not frames:
+            raise ValueError(self._no_context())
+        self.context_frames = -(-frames // self.stride)
+
+    @property
+    def skipped_frames(self) -> int:
+        """:attr:`skip_frames` as a number, once the context is known where it depends on that."""
+        return self.context_frames if self.skip_frames == "context" else self.skip_frames
+
     def least_samples(self, side: Side) -> int:
         """Fewest samples of a side that give a value: videos, or frames where each has a feature."""
         return 1
@@ -189,13 +219,20 @@ class FeatureMetric(VideoMetric):
         return {
             "extractor": {"class": f"{kind.__module__}.{kind.__qualname__}", **self.extractor.describe()},
             "output": self.output,
+            **({"skip_frames": self.skipped_frames} if self.skipped_frames else {}),
         }
 
     def extract(self, videos: Tensor, real: bool) -> Tensor:
         """Features of videos, the first axis is that of the videos: ``(B, D)``, or ``(B, T, D)`` of frames.
 
         They do not depend on the precision settings of whatever surrounds the call, such as autocast in training.
+
+        Raises:
+            ValueError: the frames of the context are to be skipped, and nobody has told their number.
         """
+        if self.skip_frames == "context" and not self.context_frames:
+            raise ValueError(self._no_context())
+        videos = videos[:, :, self.skipped_frames :]
         call = self.extractor if self.output == "features" else self.extractor.logits
         with torch.inference_mode(), exact_arithmetic(videos.device.type):
             features = call(videos)
@@ -233,20 +270,28 @@ class FeatureMetric(VideoMetric):
         """Put features into the states."""
 
     def protocol(self) -> dict[str, Any]:
-        """Extractor, frames, stride and counts."""
+        """Extractor, frames and stride; where a model was given frames, how many they are and how many are skipped."""
         frames = self.num_frames or max(int(getattr(self, f"{side}_frames")) for side in self.sides) or None
+        context = {"context_frames": self.context_frames, "skip_frames": self.skipped_frames}
         return {
             **super().protocol(),
             "sides": list(self.sides),
             "extractor": {**self.extractor.describe(), "output": self.output},
             "num_frames": frames,
             "stride": self.stride,
+            **(context if any(context.values()) else {}),
             "dtype": {"network": _dtype_of(self.extractor), "statistics": "float64"},
         }
 
     def warnings(self) -> list[str]:
         """Says when the network's weights are not the published ones."""
         return warnings_of_weights(self, super().label, self.extractor)
+
+    def _no_context(self) -> str:
+        return (
+            f"{self.label}: skip_frames is context, and no model tells how many frames it was given; give their number,"
+            " as in skip_frames=5"
+        )
 
     def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> Module:
         device = fn(torch.zeros(1, device=self.device)).device  # precision is not a module's to change
@@ -445,6 +490,13 @@ class PairedMetric(VideoMetric):
 
     num_samples: int = 1
     """Generated videos for each real one; where they are several, fakes are ``(B, N, C, T, H, W)``."""
+
+    def check_length(self, frames: int) -> None:
+        """Refuse videos of which nothing is left to compare.
+
+        Raises:
+            ValueError: they have no more frames than the metric leaves out.
+        """
 
     @abstractmethod
     def update(self, fake: Tensor, target: Tensor) -> None:

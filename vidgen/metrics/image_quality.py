@@ -23,9 +23,9 @@ from torch.nn import Module, functional
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from vidgen.errors import UserError
-from vidgen.metrics.base import Details, PairedMetric, check_enough
+from vidgen.metrics.base import PairedMetric
+from vidgen.metrics.curves import CurveStates, check_frames_left
 from vidgen.metrics.lpips_trunk import LpipsNetwork, lpips_network
-from vidgen.metrics.summed import SummedStates, interval_from_sums
 from vidgen.registry import METRICS
 
 Protocol = Literal["standard", "svg", "common"]
@@ -35,7 +35,6 @@ _SIGMA = 1.5
 _UNIFORM_WINDOW = 7
 _FRAMES_PER_PASS = 32
 """Of the LPIPS network, whose maps of a long video would not fit into memory."""
-_COMMON = "protocol common says 100 dB instead, and frames that the model was given should be left out (context_frames)"
 _SVG_DATA_RANGE = 2.0
 """Of floats in skimage before 0.16, which took them to span -1 .. 1."""
 
@@ -168,29 +167,13 @@ def _uniform_similarity(fake: Tensor, target: Tensor) -> Tensor:
     return (luminance * (2 * covariance + c2) / (variances + c2)).mean((1, 2, 3))
 
 
-class FrameScores(SummedStates, PairedMetric):
-    """Curves over time of one score or more, averaged over sequences.
-
-    The value is the mean over sequences and frames of the first curve. ``details`` hold every curve's value, its mean
-    over sequences frame by frame, and the half width of the 95% confidence interval of that (two sequences or more).
-    Infinite scores, such as the PSNR of a frame that equals its target, are left out of all of these, counted in the
-    details (``infinite_frames``) and told of by a warning; a frame with no other score has None.
+class FrameScores(CurveStates, PairedMetric):
+    """The curve over time of one score of each generated frame beside the true one.
 
     Args:
-        context_frames: first frames of a video, which the model was given; they are left out.
+        context_frames: first frames of a video that are left out; None for those that the model was given, where a
+            model is measured, else none.
     """
-
-    sums = ("curves", "squared_curves", "infinite")
-    curve_names: tuple[str, ...] = ()
-    """Names of the curves in the details; empty where there is one."""
-
-    def __init__(self, context_frames: int = 0) -> None:
-        super().__init__()
-        if context_frames < 0:
-            raise UserError(f"{self.name}: context_frames is {context_frames}; it must be at least 0")
-        self.context_frames = context_frames
-        self.add_state("num_videos", torch.tensor(0), dist_reduce_fx="sum")
-        self.counts: dict[str, int] = {}
 
     def update(self, fake: Tensor, target: Tensor) -> None:
         """See :meth:`PairedMetric.update`."""
@@ -210,82 +193,16 @@ class FrameScores(SummedStates, PairedMetric):
                     " make them with vidgen.media.to_uint8"
                 )
         _check_equal_shapes(fake, target)
-        if fake.shape[2] <= self.context_frames:
-            raise ValueError(
-                f"{self.name}: {self.context_frames} context frames of {fake.shape[2]} leave none to compare"
-            )
+        self.check_length(fake.shape[2])
         return self.scores(fake[:, :, self.context_frames :], target[:, :, self.context_frames :])
+
+    def check_length(self, frames: int) -> None:
+        """See :meth:`PairedMetric.check_length`."""
+        check_frames_left(self.name, self.context_frames, frames)
 
     @abstractmethod
     def scores(self, fake: Tensor, target: Tensor) -> Tensor:
         """Scores ``(B, T)`` of uint8 ``(B, C, T, H, W)``."""
-
-    def add_curves(self, curves: Tensor) -> None:
-        """Add ``(B, K, T)`` of B sequences.
-
-        Raises:
-            ValueError: another number of frames than before, or a score that is no number.
-        """
-        before = self.curves.shape[-1]
-        if before and before != curves.shape[-1]:
-            raise ValueError(f"{self.name}: videos with {before} and with {curves.shape[-1]} frames to compare")
-        infinite = curves == torch.inf
-        if not torch.isfinite(curves[~infinite]).all():
-            raise ValueError(f"{self.name}: a score is no number")
-        finite = curves.double().masked_fill(infinite, 0)
-        self.add_to_sum("curves", finite.sum(0))
-        self.add_to_sum("squared_curves", finite.square().sum(0))
-        self.add_to_sum("infinite", infinite.double().sum(0))
-        self.num_videos = self.num_videos + len(curves)
-
-    curves: Tensor
-    squared_curves: Tensor
-    infinite: Tensor
-    num_videos: Tensor
-    left_out: int = 0
-    """Infinite scores of the first curve, once there is a value."""
-
-    def result(self) -> tuple[float, Details]:
-        """See :meth:`VideoMetric.result`; needs one pair."""
-        count = int(self.num_videos)
-        check_enough(self, "paired", count, 1)
-        self.counts = {"num_videos": count, "num_frames": self.curves.shape[-1]}
-        self.left_out = int(self.infinite[0].sum())
-        if (self.infinite == count).all(1).any():
-            raise ValueError(f"{self.name}: every frame equals its target, so that its score is infinite; {_COMMON}")
-        counts = count - self.infinite
-        found = [_summary(count, *sums) for sums in zip(counts, self.curves, self.squared_curves, strict=True)]
-        details: Details = dict(zip(self.curve_names, found, strict=True)) if self.curve_names else found[0]
-        return found[0]["value"], details
-
-    def protocol(self) -> dict[str, Any]:
-        """Context and, once there is a value, counts; frames are those compared."""
-        return {**super().protocol(), "context_frames": self.context_frames, **self.counts}
-
-    def warnings(self) -> list[str]:
-        """Says, once there is a value, how many infinite scores it leaves out."""
-        if not self.left_out:
-            return []
-        of = self.counts["num_videos"] * self.counts["num_frames"]
-        return [
-            f"{self.label}: {self.left_out} of {of} frames equal their targets, if only in one channel, so that their"
-            f" score is infinite; they are left out; {_COMMON}"
-        ]
-
-
-def _summary(count: int, counts: Tensor, total: Tensor, squares: Tensor) -> dict[str, Any]:
-    """Of ``count`` sequences, whose finite scores are counted and summed by frame."""
-    known = counts > 0
-    curve = [float(sum_ / number) if number else None for sum_, number in zip(total, counts, strict=True)]
-    summary: dict[str, Any] = {"value": float((total[known] / counts[known]).mean()), "per_frame": curve}
-    if count > 1:
-        summary["ci95_half_width"] = [
-            float(interval_from_sums(int(sums[0]), *sums[1:]).half_width) if sums[0] > 1 else None
-            for sums in zip(counts, total, squares, strict=True)
-        ]
-    if (counts < count).any():
-        summary["infinite_frames"] = int((count - counts).sum())
-    return summary
 
 
 @METRICS.register("psnr")
@@ -294,13 +211,14 @@ class PeakSignalToNoiseRatio(FrameScores):
 
     Args:
         protocol: ``standard``, ``svg`` or ``common``, see the module.
-        context_frames: first frames of a video, which the model was given; they are left out.
+        context_frames: first frames of a video that are left out; None for those that the model was given, where a
+            model is measured, else none.
     """
 
     name = "psnr"
     higher_is_better = True
 
-    def __init__(self, protocol: Protocol = "standard", context_frames: int = 0) -> None:
+    def __init__(self, protocol: Protocol = "standard", context_frames: int | None = None) -> None:
         super().__init__(context_frames)
         self.protocol_name = _known_protocol(self.name, protocol)
 
@@ -319,13 +237,14 @@ class StructuralSimilarity(FrameScores):
 
     Args:
         protocol: ``standard``, ``svg`` or ``common``, see the module.
-        context_frames: first frames of a video, which the model was given; they are left out.
+        context_frames: first frames of a video that are left out; None for those that the model was given, where a
+            model is measured, else none.
     """
 
     name = "ssim"
     higher_is_better = True
 
-    def __init__(self, protocol: Protocol = "standard", context_frames: int = 0) -> None:
+    def __init__(self, protocol: Protocol = "standard", context_frames: int | None = None) -> None:
         super().__init__(context_frames)
         self.protocol_name = _known_protocol(self.name, protocol)
 
@@ -347,14 +266,18 @@ class LearnedPerceptualSimilarity(FrameScores):
     Args:
         net: trunk: ``alex``, with which evaluations are published, ``vgg`` or ``squeeze``.
         weights: of the trunk, see :func:`~vidgen.metrics.lpips_trunk.lpips_network`.
-        context_frames: first frames of a video, which the model was given; they are left out.
+        context_frames: first frames of a video that are left out; None for those that the model was given, where a
+            model is measured, else none.
     """
 
     name = "lpips"
     higher_is_better = False
 
     def __init__(
-        self, net: Literal["alex", "vgg", "squeeze"] = "alex", weights: str = "auto", context_frames: int = 0
+        self,
+        net: Literal["alex", "vgg", "squeeze"] = "alex",
+        weights: str = "auto",
+        context_frames: int | None = None,
     ) -> None:
         super().__init__(context_frames)
         self.__dict__["network"] = lpips_network(net, weights)

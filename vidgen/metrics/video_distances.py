@@ -23,6 +23,7 @@ from vidgen.metrics.base import (
     MomentMetric,
     MomentStates,
     Side,
+    SkipFrames,
     frechet_of,
 )
 from vidgen.metrics.extractors import shared_extractor
@@ -111,6 +112,11 @@ class _ByI3D(FeatureMetric):
         ddof: 1 for covariances divided by N - 1, 0 by N; None for the protocol's.
         precision: of the network.
         compile: compile the network at the first use.
+        skip_frames: first frames of every clip, real or generated, that are not looked at: ``context`` for those that a
+            predicting model was given, or a number.
+
+    Raises:
+        UserError: an unknown protocol, or ``skip_frames`` below 0.
     """
 
     def __init__(
@@ -126,7 +132,10 @@ class _ByI3D(FeatureMetric):
         ddof: Literal[0, 1] | None = None,
         precision: Precision = "float32",
         compile: bool = False,
+        skip_frames: SkipFrames = 0,
     ) -> None:
+        if skip_frames != "context" and skip_frames < 0:
+            raise UserError(f"{self.name}: skip_frames is {skip_frames}; it must be at least 0, or context")
         published = named_protocol(protocol)
         framing = _given(resize=resize, crop=crop)
         given = _given(bn_eps=bn_eps, ddof=ddof, num_frames=num_frames, stride=stride)
@@ -144,6 +153,7 @@ class _ByI3D(FeatureMetric):
         self.protocol_name = protocol if used == published else f"{protocol} (changed)"
         self.order = used.order
         self.whole_strides = used.whole_strides
+        self.skip_frames = skip_frames
 
     def preferred_frames(self) -> int:
         """See :meth:`FeatureMetric.preferred_frames`."""
@@ -319,6 +329,7 @@ class KernelVideoDistance(_ByI3D, KeptFeatureMetric):
         bn_eps: float | None = None,
         precision: Precision = "float32",
         compile: bool = False,
+        skip_frames: SkipFrames = 0,
     ) -> None:
         super().__init__(
             protocol,
@@ -330,6 +341,7 @@ class KernelVideoDistance(_ByI3D, KeptFeatureMetric):
             bn_eps=bn_eps,
             precision=precision,
             compile=compile,
+            skip_frames=skip_frames,
         )
 
     def least_samples(self, side: Side) -> int:

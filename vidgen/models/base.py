@@ -1,7 +1,8 @@
 """The contract of a video model, and alternating optimisation written once.
 
-``VideoModel`` is what data, sampling, metrics and the command line know of a model. ``AdversarialModel`` adds the one
-primitive that every adversarial paper composes its schedule from: :meth:`AdversarialModel.update`.
+``VideoModel`` is what data, sampling, metrics and the command line know of a model. ``LikelihoodModel`` is one with one
+loss and one optimiser, which Lightning steps. ``AdversarialModel`` adds the one primitive that every adversarial paper
+composes its schedule from: :meth:`AdversarialModel.update`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vidgen.data.spec import DataSpec
 from vidgen.distributed import world
+from vidgen.layers.precision import at_least_float32
 from vidgen.seeding import NoiseStream, derive_seed, noise_from
 from vidgen.training.gradients import average_gradients, clip_gradients, gradient_norm
 from vidgen.training.meters import FiniteWatch, MeanMeter
@@ -51,6 +53,8 @@ class VideoModel(pl.LightningModule):
 
     init_args: dict[str, Any]
     seed: int = 0
+    data_spec: DataSpec | None = None
+    """What the model was trained on; ``vidgen fit`` and ``vidgen.load`` set it where it is known."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> VideoModel:
         model = super().__new__(cls)
@@ -88,6 +92,23 @@ class VideoModel(pl.LightningModule):
     def context_frames(self) -> int:
         """Frames at the beginning of the given ``video`` that :meth:`sample` reads, where it reads any."""
         return 0
+
+    def keys_for(self, keywords: Mapping[str, Any]) -> tuple[str, ...]:
+        """Batch keys that :meth:`sample` reads with these keywords, where they decide it; else :attr:`sample_keys`."""
+        return self.sample_keys
+
+    def context_frames_for(self, keywords: Mapping[str, Any]) -> int:
+        """:attr:`context_frames` with these keywords of :meth:`sample`, where they decide it."""
+        return self.context_frames
+
+    @property
+    def sampling_group(self) -> int:
+        """Videos that :meth:`sample` makes together, since one depends on the others, as with batch statistics.
+
+        Video n belongs to group ``n // sampling_group``. Who samples hands over whole groups, so that neither batch
+        size nor number of processes matters.
+        """
+        return 1
 
     @property
     def max_frames(self) -> int | None:
@@ -217,6 +238,74 @@ class VideoModel(pl.LightningModule):
             value: a scalar on the model's device.
         """
         self.meter.add(name, value)
+
+    def record_loss(self, name: str, value: Tensor) -> None:
+        """Log a loss or a term of one, and watch that it is finite.
+
+        Args:
+            name: as it shall stand in the logs, less ``loss/``.
+            value: a scalar on the model's device.
+        """
+        self.meter.add(f"loss/{name}", value.detach())
+        self.finite_watch.observe(self.iteration_number + 1, f"loss/{name}", value.detach())
+
+
+def total_of(terms: LossTerms) -> Tensor:
+    """The sum of the terms of a loss, in float32 at least."""
+    return torch.stack([at_least_float32(term) for term in terms.values()]).sum()
+
+
+class LikelihoodModel(VideoModel):
+    """A model trained by one optimiser on one loss, such as a bound on the likelihood.
+
+    Lightning steps the optimiser, clips and accumulates, and its own DDP averages the gradients. Subclasses give
+    :meth:`loss` and :meth:`build_optimizer`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._micro_index = 0
+        self._optimizer_names = ["model"]
+
+    def loss(self, batch: Batch) -> LossTerms:
+        """Terms of the loss of this rank's share of a batch; the mean of their sum over ranks is minimised.
+
+        Layers that draw noise draw it from the stream ``loss``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    def build_optimizer(self) -> Optimizer:
+        """The optimiser of all parameters."""
+        raise NotImplementedError(f"{type(self).__name__} builds no optimiser")
+
+    @property
+    def idle_parameters(self) -> bool:
+        """Whether parameters that are trained get no gradient in some iterations; DDP has to look for them then."""
+        return False
+
+    def configure_optimizers(self) -> Optimizer:
+        """Hand the optimiser to Lightning, which saves and restores it."""
+        return self.build_optimizer()
+
+    def noise(self, stream: str) -> NoiseStream:
+        """As in :class:`VideoModel`; micro-batches of an accumulated step draw independent noise."""
+        return super().noise(f"{stream}#{self._micro_index}" if self._micro_index else stream)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch; Lightning does the rest."""
+        self._micro_index = batch_idx % self.trainer.accumulate_grad_batches
+        with noise_from(self.noise("loss")):
+            terms = self.loss(batch)
+        total = total_of(terms)
+        for name, value in {**terms, "total": total}.items():
+            self.record_loss(name, value)
+        return total
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log how long the gradient is, before it is clipped."""
+        if (self.iteration_number + 1) % self.log_every == 0:
+            owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            self.meter.add("grad_norm", gradient_norm(owned))
 
 
 class AdversarialModel(VideoModel):
@@ -365,13 +454,11 @@ class AdversarialModel(VideoModel):
         torch.clear_autocast_cache()  # casts cached before another optimiser stepped would be stale
         with noise_from(self.noise(name)):
             terms = loss_fn(self._micro_batches[self._micro_index])
-        total = torch.stack([term.float() if term.dtype.itemsize < 4 else term for term in terms.values()]).sum()
+        total = total_of(terms)
         with torch.autocast(self.device.type, enabled=False):
             self.manual_backward(total / len(self._micro_batches), retain_graph=retain_graph, inputs=owned)
         for term, value in {**terms, "": total}.items():
-            key = f"loss/{name}/{term}".rstrip("/")
-            self.meter.add(key, value.detach())
-            self.finite_watch.observe(self.iteration_number + 1, key, value.detach())
+            self.record_loss(f"{name}/{term}".rstrip("/"), value)
 
     def _step(self, name: str, optimizer: Optimizer, owned: list[nn.Parameter]) -> None:
         average_gradients(owned)

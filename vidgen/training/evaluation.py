@@ -71,12 +71,21 @@ class PeriodicEvaluation(pl.Callback):
         Raises:
             UserError: there is one.
         """
+        keys = pl_module.keys_for({})
         for metric in self.metrics:
-            if isinstance(metric, PairedMetric) and not pl_module.sample_keys:
+            if isinstance(metric, PairedMetric) and not keys:
                 raise UserError(
                     f"eval.metrics: {metric.name} compares predictions with real videos, and"
                     f" {MODELS.name_of(type(pl_module))} predicts none; leave it out"
                 )
+            try:
+                metric.set_context(pl_module.context_frames_for({}) if keys else 0)
+                if isinstance(metric, PairedMetric):
+                    metric.check_length(self.dataset.spec.num_frames)
+                if isinstance(metric, FeatureMetric):
+                    clip_rule(metric, "fake", Settings())
+            except (ValueError, UserError) as error:
+                raise UserError(f"eval.metrics: {error}") from None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: VideoModel, *_: object) -> None:  # type: ignore[override]
         """Measure when it is time to."""
@@ -117,6 +126,7 @@ class PeriodicEvaluation(pl.Callback):
     def _copy(self, model: VideoModel) -> VideoModel:
         copied: VideoModel = type(model)(**model.init_args)
         copied.seed = model.seed
+        copied.data_spec = model.data_spec
         average = self.average.average if self.average else {}
         copied.load_state_dict({**model.state_dict(), **average})
         copied.to(model.device).eval()
@@ -125,7 +135,7 @@ class PeriodicEvaluation(pl.Callback):
         return copied
 
     def _measure(self, model: VideoModel, iteration: int) -> Evaluation:
-        settings = self.settings
+        settings, keys = self.settings, model.keys_for({})
         about = {"path": str(self.folder.parent), "iteration": iteration, "weights": "ema" if self.average else "raw"}
 
         def real(rule: ClipRule, limit: int | None = settings.num_real or settings.num_videos) -> StoredClips:
@@ -135,13 +145,13 @@ class PeriodicEvaluation(pl.Callback):
             return source
 
         def fake(rule: ClipRule) -> GeneratedClips:
-            condition = real(rule, None) if model.sample_keys else None
+            condition = real(rule, None) if keys else None
             return GeneratedClips(
                 model, settings.num_videos, rule, seed=settings.seed, about=about, condition=condition
             )
 
         pairs = None
-        if model.sample_keys and any(isinstance(metric, PairedMetric) for metric in self.metrics):
+        if keys and any(isinstance(metric, PairedMetric) for metric in self.metrics):
             whole = ClipRule(self.dataset.spec.num_frames, order="first", start="first")
             pairs = Pairs(real(whole, settings.num_videos), fake(whole))
         return evaluate(

@@ -111,6 +111,7 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
     batches = take_over_manual_arguments(model, trainer_args) if isinstance(model, AdversarialModel) else 0
     data = build_data(run, batches)
     model.check_data(data.spec)
+    model.data_spec = data.spec
     resumed = check_resumable(resume, model) if resume else None
     if resumed and (change := changed_data(resumed.get("data_spec"), data.spec)):
         _tell(
@@ -147,7 +148,7 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
     callbacks = [average, RandomState(), monitor, progress, grids, evaluation, checkpoints]
     trainer = pl.Trainer(
         **{
-            "strategy": choose_strategy(isinstance(model, AdversarialModel), trainer_args),
+            "strategy": choose_strategy(model, trainer_args),
             "logger": build_loggers(run, folder, int(resumed["iteration"]) if resumed else 0),
             "callbacks": [callback for callback in callbacks if callback is not None],
             "plugins": [SafeCheckpointIO()],

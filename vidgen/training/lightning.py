@@ -8,8 +8,9 @@ import warnings
 from typing import Any
 
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 
-from vidgen.models.base import AdversarialModel
+from vidgen.models.base import AdversarialModel, LikelihoodModel, VideoModel
 from vidgen.training.strategy import AdversarialDDPStrategy
 
 _QUIET = (
@@ -44,12 +45,18 @@ def take_over_manual_arguments(model: AdversarialModel, trainer_args: dict[str, 
     return model.accumulate_grad_batches * model.batches_per_iteration
 
 
-def choose_strategy(adversarial: bool, trainer_args: dict[str, Any]) -> Any:
-    """Our own data parallel strategy for adversarial models on several processes, else what the config says."""
+def choose_strategy(model: VideoModel, trainer_args: dict[str, Any]) -> Any:
+    """How several processes train a model, where the config leaves it open; else what the config says.
+
+    Adversarial models are trained by our own data parallel strategy, others by Lightning's.
+    """
     asked = trainer_args.get("strategy", "auto")
-    if adversarial and (asked == "ddp" or (asked == "auto" and process_count(trainer_args) > 1)):
+    if asked != "ddp" and not (asked == "auto" and process_count(trainer_args) > 1):
+        return asked
+    if isinstance(model, AdversarialModel):
         return AdversarialDDPStrategy()
-    return asked
+    idle = isinstance(model, LikelihoodModel) and model.idle_parameters
+    return DDPStrategy(find_unused_parameters=True) if idle else "ddp"
 
 
 def process_count(trainer_args: dict[str, Any]) -> int:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from vidgen.distributed import world
 from vidgen.media import grid, to_uint8, write_video
 from vidgen.models.base import Batch, VideoModel
+from vidgen.sampling import Group, grouped
 
 
 class RunMonitor(pl.Callback):
@@ -159,13 +160,20 @@ class SampleGrids(pl.Callback):
 
     def make(self, model: VideoModel) -> Tensor:
         """The grid as uint8 ``(C, T, H, W)``; the model's mode and weights are as before afterwards."""
-        training = model.training
-        given: dict[str, Any] = {} if self.context is None else {"batch": self.context(self.num_samples)}
-        number = len(next(iter(given["batch"].values()))) if given else self.num_samples
+        training, size = model.training, model.sampling_group
+        whole = -(-self.num_samples // size) * size
+        batch = None if self.context is None else self.context(whole)
+        there = whole if batch is None else len(next(iter(batch.values())))
+        number = min(self.num_samples, there)
+        groups = grouped(range(number), size, there) if size > 1 else [Group(range(number), tuple(range(number)))]
+        made = []
         model.eval()
         try:
             with torch.no_grad(), self.averaged(model):
-                videos = model.sample(number, seed=model.seed, **given)
+                for numbers, contexts in groups:
+                    given = {} if batch is None else {"batch": {key: batch[key][list(contexts)] for key in batch}}
+                    videos = model.sample(len(contexts), seed=model.seed, first=numbers.start, **given)
+                    made.append(to_uint8(videos[: len(numbers)].float().cpu()))
         finally:
             model.train(training)
-        return grid(to_uint8(videos.float().cpu()))
+        return grid(torch.cat(made)[:number])
