@@ -43,7 +43,7 @@ from vidgen.config.signature import Mismatch, convert, parameters_of, type_name
 from vidgen.data.module import VideoDataModule
 from vidgen.data.packing import pack
 from vidgen.errors import UserError, did_you_mean
-from vidgen.models.base import AdversarialModel, Batch, VideoModel
+from vidgen.models.base import AdversarialModel, Batch, LikelihoodModel, VideoModel
 from vidgen.registry import DATASETS, MODELS
 from vidgen.training.lightning import quiet_lightning, take_over_manual_arguments
 
@@ -318,8 +318,8 @@ def run_pair(model: VideoModel, source: Any, arguments: argparse.Namespace, devi
     Raises:
         UserError: there is no original for the model, or the two disagree.
     """
-    if not isinstance(model, AdversarialModel):
-        raise UserError(f"--reference: {arguments.model} does not train by named updates")
+    if not isinstance(model, AdversarialModel | LikelihoodModel):
+        raise UserError(f"--reference: {arguments.model} trains in a way of its own, which cannot be compared")
     adapter = find_reference(arguments.model)
     comparison = Comparison(model, adapter(arguments.reference, model.double()))
     print(f"reference: {comparison.reference.title}")

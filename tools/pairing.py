@@ -10,8 +10,9 @@ whatever else the machine does falls on both.
 from __future__ import annotations
 
 import statistics
+import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vidgen.errors import UserError
-from vidgen.models.base import AdversarialModel, Batch
+from vidgen.models.base import Batch, VideoModel
 
 TOLERANCE = 1e-8  # norm of a difference relative to the norm, in float64
 LOSS_TOLERANCE = 1e-6  # the model keeps its losses in float32
@@ -42,16 +43,23 @@ class Reference(ABC):
     title: str
     """What is run, with its commit."""
     optimizers: Mapping[str, Optimizer]
-    """Update name of the model -> optimiser of the original."""
+    """Those of the original by name: of the model's updates, or whatever it calls them."""
     state: Mapping[str, Tensor]
     """Key of the model's ``state_dict`` -> the tensor of the original that corresponds, itself, not a copy."""
 
+    without_effect: Collection[str] = ()
+    """Parameters whose gradient is 0 but for rounding, such as biases before a batch norm; it is made 0 in both."""
+
     @abstractmethod
-    def __init__(self, path: Path, model: AdversarialModel) -> None: ...
+    def __init__(self, path: Path, model: VideoModel) -> None: ...
 
     @abstractmethod
     def iteration(self, batches: list[Batch]) -> dict[str, Tensor]:
-        """One iteration as the original trains, with noise of its own; returns the loss of each update."""
+        """One iteration as the original trains, with noise of its own.
+
+        Returns:
+            What the model logs as ``loss/...``: the loss of each update, or the terms of its loss.
+        """
 
     @abstractmethod
     def recorded(self) -> AbstractContextManager[Any]:
@@ -73,7 +81,7 @@ class Comparison(pl.Callback):
         UserError: in the course of training, when the two differ.
     """
 
-    def __init__(self, model: AdversarialModel, reference: Reference) -> None:
+    def __init__(self, model: VideoModel, reference: Reference) -> None:
         self.model = model
         self.reference = reference
         self.iterations = 0
@@ -89,27 +97,36 @@ class Comparison(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give the original the model's weights."""
         copy_weights(self.model, self.reference)
-        self._watch("model", self.model.optimizer, dict(self.model.named_parameters()))
-        self._watch("original", self.reference.optimizers.__getitem__, self.reference.state)
+        for optimizer in self.reference.optimizers.values():
+            optimizer.register_step_pre_hook(lambda stepping, *_: self._remember("original", stepping))
+        if not pl_module.automatic_optimization:
+            for optimizer in trainer.optimizers:
+                optimizer.register_step_pre_hook(lambda stepping, *_: self._remember("model", stepping))
 
-    def _watch(self, side: str, optimizer_of: Callable[[str], Optimizer], names: Mapping[str, Tensor]) -> None:
-        """Remember the gradients with which each optimiser steps."""
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Where Lightning steps, gradients are there only now."""
+        self._remember("model", optimizer)
+
+    def _remember(self, side: str, optimizer: Optimizer) -> None:
+        """Remember the gradients with which an optimiser steps."""
+        names = {"model": dict(self.model.named_parameters()), "original": self.reference.state}[side]
         name_of = {id(tensor): name for name, tensor in names.items()}
-
-        def remember(optimizer: Optimizer, *_: Any) -> None:
-            for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
-                if parameter.grad is not None:
-                    self._gradients[side][name_of[id(parameter)]] = parameter.grad.detach().clone()
-
-        for update in self.reference.optimizers:
-            optimizer_of(update).register_step_pre_hook(remember)
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            if parameter.grad is None:
+                continue
+            name = name_of[id(parameter)]
+            if name in self.reference.without_effect:
+                parameter.grad.zero_()
+            self._gradients[side][name] = parameter.grad.detach().clone()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Run the original, and keep what it draws for the model."""
         with self.reference.recorded() as draws:
-            self._losses = self.reference.iteration(batch)
+            self._losses = self.reference.iteration(as_list(batch))
         self._replay.enter_context(self.reference.replayed(draws))
         self.model.meter.flush()
 
@@ -152,7 +169,7 @@ class Turns(pl.Callback):
         clock: seconds, with all work done that was asked for before.
     """
 
-    def __init__(self, model: AdversarialModel, reference: Reference, warm_up: int, clock: Callable[[], float]) -> None:
+    def __init__(self, model: VideoModel, reference: Reference, warm_up: int, clock: Callable[[], float]) -> None:
         self.model = model
         self.reference = reference
         self.warm_up = warm_up
@@ -170,15 +187,20 @@ class Turns(pl.Callback):
     ) -> None:
         """It is the original's turn."""
         turned = self.clock()
-        self.reference.iteration(batch)
+        self.reference.iteration(as_list(batch))
         end = self.clock()
         if batch_idx >= self.warm_up:
             self.pairs.append((turned - self._mark, end - turned))
         self._mark = self.clock()
 
 
+def as_list(element: list[Batch] | Batch) -> list[Batch]:
+    """The batches of an element of the training loader, which may be a batch itself."""
+    return element if isinstance(element, list) else [element]
+
+
 @torch.no_grad()
-def copy_weights(model: AdversarialModel, reference: Reference) -> None:
+def copy_weights(model: VideoModel, reference: Reference) -> None:
     """Give the original the model's weights and statistics.
 
     Raises:
@@ -209,3 +231,17 @@ def describe_pairs(
         f"ratio of the medians: {first / second:.3f}\n"
         f"ratio pair by pair: median {statistics.median(ratios):.3f}, min {min(ratios):.3f}, max {max(ratios):.3f}"
     )
+
+
+def commit_of(path: Path, source: str) -> str:
+    """The commit of a checkout and whether its folder ``source`` was changed since; ``(no commit)`` without git."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(path), *arguments], capture_output=True, text=True)
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD").stdout.strip()
+        changed = commit and git("diff", "--quiet", "HEAD", "--", source).returncode
+    except OSError:
+        commit = changed = ""
+    return f"{commit or '(no commit)'}{' with changes' if changed else ''}"

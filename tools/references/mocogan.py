@@ -9,7 +9,6 @@ TensorFlow 1, draws no part of an iteration, and is left out.
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +20,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from pairing import Reference as BaseReference
+from pairing import commit_of
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import Adam
 
 from vidgen.errors import UserError
-from vidgen.models.base import AdversarialModel, Batch
+from vidgen.models.base import Batch, VideoModel
 from vidgen.models.mocogan import LatentDraws, MoCoGAN
 
 PORT = (
@@ -48,14 +48,14 @@ class Reference(BaseReference):
         UserError: there is no checkout, or the official code has no such configuration.
     """
 
-    def __init__(self, path: Path, model: AdversarialModel) -> None:
+    def __init__(self, path: Path, model: VideoModel) -> None:
         assert isinstance(model, MoCoGAN)
         self.model = model
         self.dtype = next(model.parameters()).dtype
         options = model.init_args
         _check_configuration(options)
         models, trainers = (import_official(path, name, self.dtype) for name in ("models", "trainers"))
-        self.title = f"sergeytulyakov/mocogan {commit_of(path)}"
+        self.title = f"sergeytulyakov/mocogan {commit_of(path, 'src')}"
         networks = _build(models, options, self.model.num_classes)
         self.networks = {name: network.to(model.device).to(self.dtype) for name, network in networks.items()}
         self.state: dict[str, Tensor] = {}
@@ -207,20 +207,6 @@ def import_official(path: Path, name: str, dtype: torch.dtype) -> ModuleType:
     if dtype == torch.float64:
         module.T = SimpleNamespace(FloatTensor=module.T.DoubleTensor)  # type: ignore[attr-defined]
     return module
-
-
-def commit_of(path: Path) -> str:
-    """The commit of a checkout and whether its source was changed since; ``(no commit)`` without git."""
-
-    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", "-C", str(path), *arguments], capture_output=True, text=True)
-
-    try:
-        commit = git("rev-parse", "--short=12", "HEAD").stdout.strip()
-        changed = commit and git("diff", "--quiet", "HEAD", "--", "src").returncode
-    except OSError:
-        commit = changed = ""
-    return f"{commit or '(no commit)'}{' with changes' if changed else ''}"
 
 
 def _check_configuration(options: dict[str, Any]) -> None:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 HELP = (
     "Measure generated videos: those of a checkpoint, made on the fly, or those in a folder, pack, zip or .npz, by\n"
-    "anybody's model. Prints a table; --out writes a JSON with everything that the numbers depend on. A stopped\n"
-    "command goes on where it was when it is given again; features of the same real videos are computed once.\n"
+    "anybody's model. Prints a table; --out writes a JSON with everything that the numbers depend on, and scores of\n"
+    "single frames (psnr, ssim, lpips, best_of_n) as CSV and PNG. A stopped command goes on where it was when it is\n"
+    "given again; features of the same real videos are computed once.\n"
     "On two GPUs: torchrun --nproc-per-node 2 -m -- vidgen eval …\n\n"
     "compare  vidgen eval compare a.json b.json: the numbers side by side, and which of them may be compared\n"
     "report   vidgen eval report a.json b.json --out report.html: a page with tables, curves and videos"
@@ -47,7 +48,13 @@ _LEAST = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument("--metric", metavar="NAME,…", help="what to measure: fvd, kvd, fid, …; all with --list")
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="NAME,…",
+        help="what to measure: fvd, kvd, fid, …; all with --list; may be given several times",
+    )
     parser.add_argument("--list", action="store_true", help="list the metrics with their settings")
     parser.add_argument(
         "--ckpt", type=Path, metavar="PATH", help="checkpoint, or exported folder, that makes the videos"
@@ -88,7 +95,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode (0: a thread)")
     parser.add_argument("--no-cache", action="store_true", help="neither keep features nor use those that are kept")
     parser.add_argument("--samples", type=int, default=8, metavar="N", help="videos of each side beside the JSON (8)")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the result, and samples beside it")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="PLACE",
+        help="write the result as FILE.json, or as result.json into a folder; samples and curves beside it",
+    )
     parser.add_argument("words", nargs="*", metavar="key=value", help="METRIC.KEY, real.KEY, fake.KEY or sample.KEY")
 
 
@@ -111,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> int:
     _check(args)
+    out = args.out and _result_file(args.out)
     from vidgen.cli.device import choose_device
     from vidgen.distributed import process_group
     from vidgen.evaluation.request import Request, run
@@ -150,7 +163,7 @@ def _measure(args: argparse.Namespace) -> int:
         found = run(request)
         if rank == 0:
             print(found.table())
-            for path in found.save(args.out) if args.out else []:
+            for path in found.save(out) if out else []:
                 print(f"wrote {path}")
     return 0
 
@@ -170,6 +183,11 @@ def ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _result_file(out: Path) -> Path:
+    """The file that --out means: itself, or one in the folder that it names, be it there or not."""
+    return out if out.suffix == ".json" or out.is_file() else out / "result.json"
 
 
 def _check_out(path: Path) -> None:
@@ -196,15 +214,15 @@ def _check(args: argparse.Namespace) -> None:
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
     if args.out:
-        _check_out(args.out)
+        _check_out(_result_file(args.out))
     if args.fake:
         for name, words in (("--raw-weights", args.raw_weights), ("--model", args.model)):
             if words:
                 raise UserError(f"{name}: belongs to --ckpt")
 
 
-def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+def _names(given: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(name.strip() for text in given for name in text.split(",") if name.strip()))
 
 
 def _common(args: argparse.Namespace) -> dict[str, Any]:

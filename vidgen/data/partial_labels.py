@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from vidgen.data.annotations import Column
 from vidgen.data.sampler import permutation
 
+MOST_NAMED = 10
+"""Values of an attribute that are named; of more only their number is told."""
+
 
 @dataclass(frozen=True)
 class LabelShare:
@@ -70,3 +73,19 @@ def labelled_videos(
         number = max(1, round(fraction * len(members))) if fraction > 0 else 0
         chosen[members[permutation(len(members), seed, "labelled", name)[:number]]] = True
     return chosen
+
+
+def lost_values(columns: Sequence[Column], left: NDArray[np.float32]) -> str:
+    """The values with names that videos have and none of them carries, for a message; empty where there are none.
+
+    Args:
+        columns: attributes of all videos.
+        left: what the videos carry of them, ``(N, A)``.
+    """
+    parts = []
+    for column, carried in zip(columns, left.T, strict=True):
+        lost = np.setdiff1d(column.numbers[np.isfinite(column.numbers)], carried).astype(int)
+        if column.values and len(lost):
+            more = f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
+            parts.append(f"{column.name} {', '.join(column.values[number] for number in lost[:MOST_NAMED])}{more}")
+    return "; ".join(parts)

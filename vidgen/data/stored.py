@@ -20,7 +20,7 @@ from vidgen.data.clips import Clips, check_clips, clip_frames, shortest_video
 from vidgen.data.dataset import UnreadableVideo, VideoDataset, check_clip_settings
 from vidgen.data.decoding import Unreadable
 from vidgen.data.listing import Annotation, Listing, list_videos
-from vidgen.data.partial_labels import labelled_videos, strata
+from vidgen.data.partial_labels import labelled_videos, lost_values, strata
 from vidgen.data.request import ClipRequest
 from vidgen.data.spec import DataSpec
 from vidgen.data.splits import Split
@@ -309,11 +309,15 @@ class StoredVideos(VideoDataset):
         known = np.asarray(np.isfinite(table).any(axis=1))
         classes = strata(listing.labels if listing.class_names else None, listing.columns, len(table))
         hidden = known & ~labelled_videos(classes, known, self.label_fraction, self.label_seed)
-        self.notices.append(
+        left = np.where(hidden[:, None], np.float32(np.nan), table)
+        line = (
             f"left out the attributes of {hidden.sum()} of {counted(int(known.sum()), 'video')}"
             f" (data.attributes.label_fraction {self.label_fraction:g}, label_seed {self.label_seed})"
         )
-        left = np.where(hidden[:, None], np.float32(np.nan), table)
+        if lost := lost_values(listing.columns, left) if self.label_fraction > 0 else "":
+            self._notice(f"{line}; none is left of {lost}")
+        else:
+            self.notices.append(line)
         return left, np.packbits(hidden).tobytes() if hidden.any() else b""
 
     def _usable(self, listing: Listing, measured: Measured, min_length: int) -> NDArray[np.int64]:

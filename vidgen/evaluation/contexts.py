@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from vidgen.data.dataset import VideoDataset
 from vidgen.data.stored import counted
 from vidgen.errors import UserError
 from vidgen.evaluation.opening import open_videos
-from vidgen.evaluation.sources import Clip, ClipRule, StoredClips, Unusable, condition_batch
+from vidgen.evaluation.sources import Clip, ClipRule, StoredClips, Unusable, condition_batch, reads_when_told
 from vidgen.models.base import Batch, VideoModel
 from vidgen.registry import MODELS
 
@@ -103,8 +102,8 @@ def open_contexts(
     """
     keywords = dict(keywords or {})
     if not model.keys_for(keywords):
-        optional = "observed" in inspect.signature(model.sample).parameters
-        remedy = "say with --observed N how many of the frames it is given" if optional else "leave it out"
+        remedy = "say with --observed N how many of the frames it is given"
+        remedy = remedy if reads_when_told(model) else "leave it out"
         raise UserError(f"--context: {MODELS.name_of(type(model))} samples from a seed alone; {remedy}")
     spec = about.get("data_spec") or {"channels": model.init_args.get("channels")}
     spec = {"resolution": model.init_args.get("resolution"), **spec}

@@ -23,7 +23,8 @@ from vidgen.evaluation.compare import (
     software_notes,
     splits,
 )
-from vidgen.evaluation.report_plots import fit_charts, training_charts, window_charts
+from vidgen.evaluation.curves import curve_paths, curves_of
+from vidgen.evaluation.report_plots import fit_charts, frame_charts, training_charts, window_charts
 from vidgen.evaluation.report_videos import sample_section
 from vidgen.evaluation.result import shown_value, side_of, sides_of
 from vidgen.html import escaped, page
@@ -60,6 +61,7 @@ def render_report(results: Sequence[NamedResult]) -> str:
         f'<h2>{title}</h2><div class="charts">{drawn}</div>' * bool(drawn)
         for title, drawn in (
             ("Over training", training_charts(comparisons, results)),
+            ("Over the frames of videos", frame_charts(comparisons, results)),
             ("Over the length of videos", window_charts(comparisons, results)),
             ("Over the number of videos", fit_charts(comparisons, results)),
         )
@@ -182,16 +184,31 @@ def _field_cells(values: Sequence[Any]) -> str:
 
 
 def _files(results: Sequence[NamedResult]) -> str:
+    """Every result with its file, and those of its curves that lie beside it."""
+    curves = [_curve_files(result) for result in results]
+    names = ("", "file", "made", "command", *(["curves"] if any(curves) else []))
     rows = "".join(
         f'<tr><th scope="row">{escaped(result.label)}</th><td>{escaped(str(result.path))}</td>'
-        f"<td>{escaped(result.evaluation.created)}</td><td><code>{escaped(result.evaluation.command)}</code></td></tr>"
-        for result in results
+        f"<td>{escaped(result.evaluation.created)}</td><td><code>{escaped(result.evaluation.command)}</code></td>"
+        + (f"<td>{''.join(f'<small>{escaped(file)}</small>' for file in files)}</td>" if any(curves) else "")
+        + "</tr>"
+        for result, files in zip(results, curves, strict=True)
     )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("", "file", "made", "command"))
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     return (
         f'<h2>{counted(len(results), "result")}</h2><div class="wide"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
+
+
+def _curve_files(result: NamedResult) -> list[str]:
+    found = [
+        file
+        for name, metric in result.evaluation.metrics.items()
+        if curves_of(metric)
+        for file in curve_paths(result.path, name)
+    ]
+    return [file.name for file in found if file.is_file()]
 
 
 _STYLE = """

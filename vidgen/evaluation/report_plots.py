@@ -1,4 +1,4 @@
-"""The charts of a report, drawn as SVG: values over training, over the windows of long videos, over the set's size."""
+"""The charts of a report, drawn as SVG: values over training, over frames or windows of videos, over the set's size."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from vidgen.evaluation.compare import Group, MetricComparison, NamedResult
+from vidgen.evaluation.curves import Curve, axis_names, curves_of, merged
 from vidgen.evaluation.result import MetricResult, as_number, shown_number, side_of
 from vidgen.html import escaped
 
@@ -50,11 +51,13 @@ class Line:
         label: for the legend.
         points: drawn as dots.
         path: corners of the line through or beside them; fewer than two are no line.
+        band: parts of a band around it, each of ``(x, lower, upper)`` in a row; fewer than two are none.
     """
 
     label: str
     points: tuple[Point, ...]
     path: tuple[tuple[float, float], ...]
+    band: tuple[tuple[tuple[float, float, float], ...], ...] = ()
 
 
 def training_charts(comparisons: Sequence[MetricComparison], results: Sequence[NamedResult]) -> str:
@@ -81,6 +84,24 @@ def window_charts(comparisons: Sequence[MetricComparison], results: Sequence[Nam
     return charts
 
 
+def frame_charts(comparisons: Sequence[MetricComparison], results: Sequence[NamedResult]) -> str:
+    """A chart of each group of comparable values over the frames of videos, where every frame has a score.
+
+    Bands are the 95% confidence intervals over sequences.
+    """
+    charts = ""
+    for group, metrics in _groups(comparisons, results):
+        lines = [
+            _frame_line(f"{label}: {name}" if name else label, curve)
+            for label, metric in metrics
+            for name, curve in merged(curves_of(metric)).items()
+        ]
+        if lines:
+            x_name, y_name = axis_names(group.name, metrics[0][1])
+            charts += chart(group.name, x_name, y_name, lines, True)
+    return charts
+
+
 def fit_charts(comparisons: Sequence[MetricComparison], results: Sequence[NamedResult]) -> str:
     """A chart of each group of extrapolated values: what was measured on fewer videos, and the line through it."""
     charts = ""
@@ -101,6 +122,7 @@ def chart(title: str, x_name: str, y_name: str, lines: Sequence[Line], whole_num
     """
     corners = [(point.x, point.y + side * point.spread) for line in lines for point in line.points for side in (-1, 1)]
     corners += [corner for line in lines for corner in line.path]
+    corners += [(x, y) for line in lines for part in line.band for x, *ends in part for y in ends]
     x_axis = _Axis(np.array([x for x, _ in corners]), LEFT, WIDTH - RIGHT, whole_numbers)
     y_axis = _Axis(np.array([y for _, y in corners]), HEIGHT - BOTTOM, TOP, False)
     drawn = "".join(_draw(line, number, x_axis, y_axis) for number, line in enumerate(lines))
@@ -159,6 +181,11 @@ def _frame(x_axis: _Axis, y_axis: _Axis, x_name: str, y_name: str) -> str:
 def _draw(line: Line, number: int, x_axis: _Axis, y_axis: _Axis) -> str:
     color = COLORS[number % len(COLORS)]
     drawn = ""
+    for part in line.band:
+        if len(part) > 1:
+            edge = [(x, upper) for x, _, upper in part] + [(x, lower) for x, lower, _ in reversed(part)]
+            corners = " ".join(f"{x_axis.place(x)},{y_axis.place(y)}" for x, y in edge)
+            drawn += f'<polygon points="{corners}" fill="{color}" fill-opacity=".2"/>'
     if len(line.path) > 1:
         corners = " ".join(f"{x_axis.place(x)},{y_axis.place(y)}" for x, y in line.path)
         drawn += f'<polyline points="{corners}" stroke="{color}" stroke-width="2"{_dashes(number)}/>'
@@ -246,6 +273,21 @@ def _means(points: Sequence[Point]) -> tuple[tuple[float, float], ...]:
     for point in points:
         places[point.x].append(point.y)
     return tuple((x, math.fsum(y / len(values) for y in values)) for x, values in sorted(places.items()))
+
+
+def _frame_line(label: str, curve: Curve) -> Line:
+    points: list[Point] = []
+    band: list[list[tuple[float, float, float]]] = [[]]
+    for step, (mean, lower, upper) in enumerate(curve.intervals(), 1):
+        if mean is not None:
+            told = "" if lower is None or upper is None else f" ({shown_number(lower)} to {shown_number(upper)})"
+            points.append(Point(step, mean, f"{label}: {shown_number(mean)}{told} at {step}"))
+        if lower is None or upper is None:
+            band.append([])
+        else:
+            band[-1].append((step, lower, upper))
+    path = tuple((point.x, point.y) for point in points)
+    return Line(label, tuple(points), path, tuple(tuple(part) for part in band if part))
 
 
 def _window_line(label: str, metric: MetricResult) -> Line:

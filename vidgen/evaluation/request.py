@@ -16,7 +16,7 @@ from vidgen.evaluation.opening import dataset_of, open_videos, with_data
 from vidgen.evaluation.pairs import Pairs, pair_up
 from vidgen.evaluation.result import Evaluation
 from vidgen.evaluation.run import Settings, clip_rule, evaluate
-from vidgen.evaluation.sources import ClipRule, ClipSource, GeneratedClips, StoredClips
+from vidgen.evaluation.sources import ClipRule, ClipSource, GeneratedClips, StoredClips, reads_when_told
 from vidgen.media import Rounding
 from vidgen.metrics.base import PREFERRED_FRAMES, FeatureMetric, PairedMetric, Side, VideoMetric
 from vidgen.metrics.video_distances import PUBLISHED_NUM_VIDEOS
@@ -272,6 +272,12 @@ class _Sides:
             names = (request.real or "--real", request.fake or "--fake")
             return pair_up(real[0], fake[0], native=(real[1], fake[1]), names=names, limit=request.num_videos)
         if request.trained is None or not request.trained.reads:
+            if request.trained is not None and reads_when_told(request.trained.model):
+                label = next(metric.label for metric in self.metrics if isinstance(metric, PairedMetric))
+                raise UserError(
+                    f"{label}: {request.trained.path} makes videos from a seed alone; say with sample.observed=N how"
+                    " many frames of the real ones it is given"
+                )
             return None
         frames = request.common.get("num_frames") or request.trained.num_frames or PREFERRED_FRAMES
         whole = ClipRule(frames, order="first", start="first")

@@ -124,7 +124,10 @@ class Evaluation:
         }
 
     def save(self, path: Path) -> list[Path]:
-        """Write the JSON file, and the samples beside it as ``<name>.samples.npz`` where there are some.
+        """Write the JSON file and what belongs to it beside it.
+
+        These are the samples as ``<name>.samples.npz`` and, for each metric with a score of every frame, its curve as
+        ``<name>.<metric>.csv`` and ``<name>.<metric>.png``. Of a result that the file held before, none are left.
 
         Returns:
             What was written.
@@ -142,9 +145,14 @@ class Evaluation:
             written.append(samples)
         else:
             _remove(samples)  # those of another result of this name would be taken for its own
+        from vidgen.evaluation.curves import save_curves
+
+        curves = [file for name, metric in self.metrics.items() for file in save_curves(path, name, metric)]
+        for stale in set(_curves_of_file(path)).difference(curves):
+            _remove(stale)
         with atomic_file(path) as file:
             file.write((content + "\n").encode())
-        return written
+        return [*written, *curves]
 
     @classmethod
     def load(cls, path: Path, *, samples: bool = True) -> Evaluation:
@@ -183,6 +191,17 @@ class Evaluation:
 def samples_path(path: Path) -> Path:
     """Where the samples of a result lie: beside it."""
     return path.with_name(path.name.removesuffix(".json") + ".samples.npz")
+
+
+def _curves_of_file(path: Path) -> list[Path]:
+    """The files of the curves of the result that a file holds."""
+    from vidgen.evaluation.curves import curve_paths, curves_of
+
+    try:
+        metrics = Evaluation.load(path, samples=False).metrics
+    except UserError:
+        return []
+    return [file for name, metric in metrics.items() if curves_of(metric) for file in curve_paths(path, name)]
 
 
 def shown_value(metric: MetricResult) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -413,6 +414,11 @@ def _consecutive(given: Sequence[Clip | Unusable]) -> list[list[Clip]]:
         else:
             runs.append([item])
     return runs
+
+
+def reads_when_told(model: VideoModel) -> bool:
+    """Whether the keyword ``observed`` of its ``sample`` says if a model is given frames."""
+    return "observed" in inspect.signature(model.sample).parameters
 
 
 def condition_batch(

@@ -283,7 +283,7 @@ def _flat(networks: Mapping[Any, Any]) -> dict[Any, Any]:
     entries: dict[Any, Any] = {}
     for network, value in networks.items():
         if network not in NETWORKS:
-            raise UserError(f"has {network}, which is none of {', '.join(NETWORKS)}, opt")
+            raise UserError(f"has {_shown(network)}, which is none of {', '.join(NETWORKS)}, opt")
         if isinstance(value, Record):
             if value.path not in CLASSES[network]:
                 raise UserError(f"its {network} is a {value.path}, expected a {' or a '.join(CLASSES[network])}")
@@ -296,11 +296,11 @@ def _flat(networks: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _check_storages(states: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Check that entries together are no larger than the file, of which they could all show the same part."""
+    """Check that entries together are no larger than the file; each could be the same part of it."""
     tensors = [value for state in states.values() for value in state.values()]
     storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in tensors}
     if sum(value.numel() * value.element_size() for value in tensors) > sum(storages.values()):
-        raise UserError("its entries share their numbers, which those of the official networks do not")
+        raise UserError("its networks have more elements than the file holds")
 
 
 # Sizes ---------------------------------------------------------------------------------------------------------------

@@ -191,8 +191,10 @@ class Decoder(nn.Module):
         x = self.head(latents[:, :, None, None], visits)
         for level, feature in zip(self.levels, features, strict=False):
             x = F.interpolate(x, scale_factor=2.0) if self.upsamples else x
-            for number, block in enumerate(level.children()):
-                x = block(x, visits) if number else block.join(x, feature, skips.rows, visits)
+            first, *others = level.children()
+            x = first.join(x, feature, skips.rows, visits)  # type: ignore[operator]
+            for block in others:
+                x = block(x, visits)
         x = self.output(x) if self.upsamples else convolve_joined(self.output, x, features[-1], skips.rows)
         return x.sigmoid()
 

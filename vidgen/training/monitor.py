@@ -171,7 +171,9 @@ class SampleGrids(pl.Callback):
         try:
             with torch.no_grad(), self.averaged(model):
                 for numbers, contexts in groups:
-                    given = {} if batch is None else {"batch": {key: batch[key][list(contexts)] for key in batch}}
+                    given: dict[str, Any] = {}
+                    if batch is not None:
+                        given["batch"] = {key: batch[key][list(contexts)] for key in batch}
                     videos = model.sample(len(contexts), seed=model.seed, first=numbers.start, **given)
                     made.append(to_uint8(videos[: len(numbers)].float().cpu()))
         finally:
