@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
-from vidgen.models.base import AdversarialModel, Batch, LossTerms
+from vidgen.models.base import AdversarialModel, Batch, LikelihoodModel, LossTerms, VideoModel
 from vidgen.models.mocogan import LatentDraws, MoCoGAN
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import benchmark
 import pairing
 from references import mocogan as official
+from references import svg as official_svg
 
 TINY = [f"{key}={value}" for key, value in MoCoGAN.small_variants()["default"].items()]
 SHORT = ["--iterations", "2", "--warm-up", "1", "--batch-size", "2", "--images", "3"]
@@ -227,16 +229,117 @@ def test_describes_pairs() -> None:
         (["--model", "mocogan", "--set", *TINY, "dim_category=3"],
          "model.dim_category: is 3, but the data has classes 4; make them equal"),
         (["--model", TOY, "--reference", "/nowhere"],
-         f"--reference: there is no adapter for {TOY} (there is one for: mocogan)"),
+         f"--reference: there is no adapter for {TOY} (there is one for: mocogan, svg)"),
         (["--model", "mocogan", "--set", *TINY, "--reference", "/nowhere"],
          "model.resolution: is 16, but the official code is compared at 64 only"),
         (["--model", "mocogan", "--reference", "/nowhere"],
          "/nowhere: has no src/models.py; give a checkout of github.com/sergeytulyakov/mocogan"),
+        (["--model", "svg", "--reference", "/nowhere"],
+         "/nowhere: has no models/lstm.py; give a checkout of github.com/edenton/svg"),
+        (["--model", "svg", "--set", "widths=[4, 8, 8, 8]", "--reference", "/nowhere"],
+         "model.widths: is (4, 8, 8, 8), but the official code is compared at (64, 128, 256, 512) only"),
+        (["--model", "svg", "--set", "prior=none", "--reference", "/nowhere"],
+         "model.prior: is 'none', the official code has learned or fixed"),
     ],
 )  # fmt: skip
 def test_says_what_is_wrong_in_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmark.main(["train", *arguments, *SHORT]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {message}"
+
+
+class Line(LikelihoodModel):
+    """One weight, and a shift whose gradient is as small as rounding makes it."""
+
+    def __init__(self, resolution: int = 1, num_frames: int = 1, channels: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.shift = nn.Parameter(torch.full((1,), 1 / 3))
+
+    def loss(self, batch: Batch) -> LossTerms:
+        made = self.weight * batch["video"].flatten(1)
+        error = (made - self.noise("line").normal(len(made), 1)).square().mean()
+        return {"error": error + 1e-13 * self.shift.sum()}
+
+    def build_optimizer(self) -> Adam:
+        return Adam(self.parameters(), lr=0.1)
+
+
+class LineOriginal(pairing.Reference):
+    """The same with other rounding, by which Adam would let the shift wander."""
+
+    title = "the line's original"
+    without_effect: Collection[str] = ("shift",)
+
+    def __init__(self, path: Path, model: VideoModel) -> None:
+        self.model: Any = model
+        self.state = {name: torch.ones_like(tensor).requires_grad_() for name, tensor in model.state_dict().items()}
+        self.optimizers = {"first": Adam([self.state["weight"]], lr=0.1), "second": Adam([self.state["shift"]], lr=0.1)}
+        self.drawn: list[Tensor] = []
+
+    def iteration(self, batches: list[Batch]) -> dict[str, Tensor]:
+        video = batches[0]["video"].to(self.state["weight"].dtype).flatten(1)
+        self.drawn.append(torch.randn(len(video), 1, dtype=video.dtype))
+        error = (self.state["weight"] * video - self.drawn[-1]).square().sum() / len(video)
+        loss = error - 1e-13 * self.state["shift"].sum()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        return {"error": loss}
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[Tensor]]:
+        self.drawn.clear()
+        yield self.drawn
+
+    @contextmanager
+    def replayed(self, draws: list[Tensor]) -> Iterator[None]:
+        self.model.noise = lambda _: SimpleNamespace(normal=lambda *_: draws[0])
+        yield
+        del self.model.noise
+
+
+class WanderingLineOriginal(LineOriginal):
+    """Says nothing of the shift."""
+
+    without_effect = ()
+
+
+def test_compares_a_model_that_lightning_steps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "find_reference", lambda name: LineOriginal)
+    arguments = ["train", "--model", f"{__name__}.Line", "--reference", ".", *SHORT]
+    assert benchmark.main(arguments) == 0
+    assert "2 pairs: vidgen" in capsys.readouterr().out
+    monkeypatch.setattr(benchmark, "find_reference", lambda name: WanderingLineOriginal)
+    assert benchmark.main(arguments) == 2
+    assert "the gradient of shift" in capsys.readouterr().err
+
+
+def test_takes_the_training_step_out_of_the_script_of_svg(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "lstm.py").write_text(
+        "import torch\ndef init_hidden(self):\n    return torch.zeros(self.batch_size, self.hidden_size).cuda()\n"
+    )
+    weight = torch.zeros(1, dtype=torch.float64)
+    network = SimpleNamespace(batch_size=2, hidden_size=3, embed=SimpleNamespace(weight=weight))
+    state = official_svg._imported(tmp_path, "models/lstm.py").init_hidden(network)
+    assert state.shape == (2, 3) and state.dtype == torch.float64
+    (tmp_path / "train_svg_lp.py").write_text(
+        "import not_installed\n"
+        "def kl_criterion(a):\n"
+        "    return a / opt.batch_size\n"
+        "not_installed.start()\n"
+        "def train(x):\n"
+        "    return encoder(x), kl_criterion(x), mse_criterion(x, x), encoder_optimizer\n"
+    )
+    settings = SimpleNamespace(batch_size=4)
+    step = official_svg._training_step(
+        tmp_path / "train_svg_lp.py", {"encoder": nn.Identity()}, {"encoder": "adam"}, settings
+    )
+    assert step(torch.tensor(8.0)) == (8, 2, 0, "adam")
 
 
 def test_brings_old_code_up_to_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,6 +110,10 @@ class VideoModel(pl.LightningModule):
         """
         return 1
 
+    def sampling_group_for(self, keywords: Mapping[str, Any]) -> int:
+        """:attr:`sampling_group` with these keywords of :meth:`sample`, where they decide it."""
+        return self.sampling_group
+
     @property
     def max_frames(self) -> int | None:
         """Frames of the longest video that :meth:`sample` makes; None means that there is no longest one."""

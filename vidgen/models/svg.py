@@ -466,7 +466,11 @@ class SVG(LikelihoodModel):
     @property
     def sampling_group(self) -> int:
         """With statistics of the batch, the videos that share them."""
-        return self.group_size if self.sampling_statistics == "batch" else 1
+        return self.sampling_group_for({})
+
+    def sampling_group_for(self, keywords: Mapping[str, Any]) -> int:
+        """1 with running statistics, of the keywords or else of the constructor."""
+        return self.group_size if (keywords.get("statistics") or self.sampling_statistics) == "batch" else 1
 
     def check_data(self, spec: DataSpec) -> None:
         """Check that clips have the model's shape.
@@ -597,6 +601,7 @@ class SVG(LikelihoodModel):
         seed: int = 0,
         first: int = 0,
         batch: Batch | None = None,
+        statistics: Literal["batch", "running"] | None = None,
     ) -> Tensor:
         """Continue given frames: videos ``first .. first + num_videos - 1`` of the sequence that ``seed`` stands for.
 
@@ -606,6 +611,8 @@ class SVG(LikelihoodModel):
             seed: which sequence of videos.
             first: number of the first one.
             batch: with ``video`` ``(N, C, T, H, W)``, whose first ``n_past`` frames are given.
+            statistics: of batch norm: of the ``batch`` of videos made together, or the ``running`` ones; None means
+                what the model was configured with.
 
         Returns:
             float32 ``(N, C, T, H, W)`` in ``[-1, 1]``: the given frames, then predictions.
@@ -613,7 +620,8 @@ class SVG(LikelihoodModel):
         Raises:
             UserError: no frames are given, or too few, or fewer than two videos where they share statistics.
         """
-        return self.predict(num_videos, num_frames=num_frames, seed=seed, first=first, batch=batch).video
+        options: dict[str, Any] = {"num_frames": num_frames, "seed": seed, "first": first, "batch": batch}
+        return self.predict(num_videos, **options, statistics=statistics).video
 
     @torch.no_grad()
     def predict(
@@ -624,6 +632,7 @@ class SVG(LikelihoodModel):
         seed: int = 0,
         first: int = 0,
         batch: Batch | None = None,
+        statistics: Literal["batch", "running"] | None = None,
     ) -> Prediction:
         """As :meth:`sample`, with what the prior expected at each step.
 
@@ -633,6 +642,7 @@ class SVG(LikelihoodModel):
             seed: which sequence of videos.
             first: number of the first one.
             batch: with ``video``.
+            statistics: see :meth:`sample`.
 
         Returns:
             See :class:`Prediction`.
@@ -642,7 +652,7 @@ class SVG(LikelihoodModel):
         """
         given = self._given(batch, num_videos)
         length = self.num_frames if num_frames is None else num_frames
-        return self._generate(given, None, length, range(first, first + num_videos), seed)[0]
+        return self._generate(given, None, length, range(first, first + num_videos), seed, statistics)[0]
 
     @torch.no_grad()
     def stream(
@@ -654,6 +664,7 @@ class SVG(LikelihoodModel):
         num_frames: int | None = None,
         seed: int = 0,
         first: int = 0,
+        statistics: Literal["batch", "running"] | None = None,
     ) -> tuple[Tensor, Any]:
         """The next frames, see :meth:`VideoModel.stream`; any number of them in the same memory.
 
@@ -664,6 +675,7 @@ class SVG(LikelihoodModel):
             num_frames: frames to make now; None means the training length.
             seed: which sequence of videos.
             first: number of the first one.
+            statistics: see :meth:`sample`.
 
         Returns:
             Frames ``(N, C, num_frames, H, W)`` in ``[-1, 1]``, and the state for the next call.
@@ -674,17 +686,18 @@ class SVG(LikelihoodModel):
         num_videos = len(batch["video"]) if batch and "video" in batch else num_videos
         given = self._given(batch, num_videos)
         length = self.num_frames if num_frames is None else num_frames
-        made, state = self._generate(given, state, length, range(first, first + num_videos), seed)
+        made, state = self._generate(given, state, length, range(first, first + num_videos), seed, statistics)
         return made.video, state
 
     @torch.no_grad()
-    def approximate_posterior(self, video: Tensor) -> Tensor:
+    def approximate_posterior(self, video: Tensor, statistics: Literal["batch", "running"] | None = None) -> Tensor:
         """Continue given frames with the z that the true ones suggest, the posterior's mean.
 
         The official figures show it beside samples: how well the model does when it need not guess what happens.
 
         Args:
             video: given and true future frames ``(N, C, T, H, W)`` in [-1, 1].
+            statistics: see :meth:`sample`.
 
         Returns:
             The given frames, then predictions, of the same shape.
@@ -694,11 +707,12 @@ class SVG(LikelihoodModel):
         """
         truth = self._given({"video": video}, len(video))
         parts = []
-        for part in self._groups(len(video)):
+        shares = self.sampling_group_for({"statistics": statistics}) > 1
+        for part in self._groups(len(video), shares):
             frames = truth[part]
             standing, made = Standing(1, frames[:, 0], (), {}), [frames[:, 0]]
             while standing.time < frames.shape[1]:
-                standing, _ = self._advance(standing, frames[:, standing.time], None)
+                standing, _ = self._advance(standing, frames[:, standing.time], None, shares)
                 made.append(standing.frame)
             parts.append(torch.stack(made, 1))
         return from_unit(torch.cat(parts).float())
@@ -720,32 +734,44 @@ class SVG(LikelihoodModel):
             raise UserError(f"svg: the given videos have {video.shape[2]} frames; it starts from {self.n_past}")
         return to_unit(video.to(self.predictor.output.weight))
 
-    def _groups(self, number: int, first: int = 0) -> list[slice]:
+    def _groups(self, number: int, shares: bool, first: int = 0) -> list[slice]:
         """Rows that are generated together, of videos ``first .. first + number - 1``.
 
+        Args:
+            number: of videos.
+            shares: whether those of a group share statistics.
+            first: number of the first one.
+
         Raises:
-            UserError: one would be alone where statistics are of the batch.
+            UserError: one would be alone where statistics are shared.
         """
-        size = self.sampling_group
-        if size == 1:
+        size = self.group_size
+        if not shares:
             return [slice(0, number)]
         edges = [0, *range(size - first % size, number, size), number]
         groups = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
         if any(group.stop - group.start < 2 for group in groups):
             raise UserError(
                 "svg: generates with statistics of the batch, which need at least 2 videos made together; give more, or"
-                " train with model.sampling_statistics: running"
+                " set statistics to 'running'"
             )
         return groups
 
     def _generate(
-        self, given: Tensor, states: Sequence[Standing] | None, length: int, numbers: range, seed: int
+        self,
+        given: Tensor,
+        states: Sequence[Standing] | None,
+        length: int,
+        numbers: range,
+        seed: int,
+        statistics: Literal["batch", "running"] | None,
     ) -> tuple[Prediction, list[Standing]]:
         """``length`` more frames of numbered videos; the first ones where there is no state yet."""
         if length < 1:
             raise UserError(f"num_frames {length}: must be at least 1")
         videos, means, deviations, after = [], [], [], []
-        for index, part in enumerate(self._groups(len(given), numbers.start)):
+        shares = self.sampling_group_for({"statistics": statistics}) > 1
+        for index, part in enumerate(self._groups(len(given), shares, numbers.start)):
             context = given[part]
             standing = states[index] if states else Standing(1, context[:, 0], (), {})
             frames = [] if states else [context[:, 0]]
@@ -754,7 +780,7 @@ class SVG(LikelihoodModel):
                 inside = standing.time < self.n_past
                 target = context[:, standing.time] if inside else None
                 draws = None if inside and self.kind == "fixed" else self._draw(numbers[part], seed, standing.time)
-                standing, prior = self._advance(standing, target, draws)
+                standing, prior = self._advance(standing, target, draws, shares)
                 frames.append(standing.frame)
                 expected.append(prior)
             videos.append(torch.stack(frames, 1))
@@ -772,16 +798,18 @@ class SVG(LikelihoodModel):
 
         return draw_numbered(numbers, derive_seed(seed, "frame", time), draw).to(self.predictor.output.weight)
 
-    def _advance(self, standing: Standing, target: Tensor | None, draws: Tensor | None) -> tuple[Standing, Expected]:
+    def _advance(
+        self, standing: Standing, target: Tensor | None, draws: Tensor | None, shares: bool
+    ) -> tuple[Standing, Expected]:
         """Come to the next frame: a given one, or else a predicted one.
 
         Args:
             standing: where the videos stand.
             target: the true frame, which z is then inferred from; None takes z from the prior.
             draws: N(0, 1) ``(n, z_dim)`` for z; None takes the mean.
+            shares: whether batch norm uses the statistics of these videos.
         """
         time, states = standing.time, dict(standing.states)
-        shares = self.sampling_statistics == "batch"
         with batch_statistics(self.encoder, self.decoder) if shares else evaluating(self):
             latent, features = self.encoder(standing.frame)
             if time - 1 > self._last_source(time):
