@@ -1,4 +1,7 @@
-"""Write files byte for byte as PyTorch 0.2 did under Python 2: a pickle by hand, protocol 2, then the raw storages."""
+"""Write files byte for byte as PyTorch 0.2 did under Python 2: a pickle by hand, protocol 2, then the raw storages.
+
+PyTorch 0.3 under Python 3 differs in how texts and ordered dicts are written.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +39,16 @@ class Instance:
         self.cls, self.state = cls, state
 
 
+class Plain(Instance):
+    """An object of another class, written without its source."""
+
+
 class LegacyFile:
     """Collects the pickle and the storages."""
 
-    def __init__(self, location: str = "cuda:0") -> None:
+    def __init__(self, location: str = "cuda:0", python: int = 2) -> None:
         self.location = location
+        self.python = python
         self.storages: dict[str, Tensor] = {}
         self.sources: set[str] = set()
 
@@ -57,15 +65,20 @@ class LegacyFile:
         if value is None or isinstance(value, bool):
             return {None: b"N", True: b"\x88", False: b"\x89"}[value]
         if isinstance(value, int):
-            return b"J" + struct.pack("<i", value)
+            small = -(2**31) <= value < 2**31
+            return b"J" + struct.pack("<i", value) if small else pickle.dumps(value, 2)[2:-1]
         if isinstance(value, float):
             return b"G" + struct.pack(">d", value)
+        if isinstance(value, str) and self.python == 3:
+            return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
         if isinstance(value, str):  # a byte string of Python 2
             return b"T" + struct.pack("<i", len(value.encode("latin1"))) + value.encode("latin1")
         if isinstance(value, tuple):
             return b"(" + b"".join(map(self.put, value)) + b"t"
         if isinstance(value, list):
             return b"](" + b"".join(map(self.put, value)) + b"e"
+        if isinstance(value, OrderedDict) and self.python == 3:  # called without anything, then filled
+            return self.put(Call(Global("collections", "OrderedDict"), ())) + self.put(dict(value))[1:]
         if isinstance(value, OrderedDict):  # as Python 2 reduces it: called with a list of pairs
             return self.put(Call(Global("collections", "OrderedDict"), ([[k, v] for k, v in value.items()],)))
         if isinstance(value, dict):
@@ -75,6 +88,8 @@ class LegacyFile:
         if isinstance(value, Call):
             state = b"" if value.state is None else self.put(value.state) + b"b"
             return self.put(value.function) + self.put(value.args) + b"R" + state
+        if isinstance(value, Plain):
+            return self.put(value.cls) + b")\x81" + self.put(value.state) + b"b"
         if isinstance(value, Instance):
             return self.put_class(value.cls) + b")\x81" + self.put(value.state) + b"b"
         assert isinstance(value, Tensor)

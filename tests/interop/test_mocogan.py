@@ -161,5 +161,5 @@ def test_options_are_checked(generator: Reference, tmp_path: Path) -> None:
     convert("mocogan", source, tmp_path / "g.ckpt", {"dim_category": 2, "num_frames": 20})
     model = vidgen.load(tmp_path / "g.ckpt")
     assert (model.dim_content, model.dim_category, model.num_frames) == (5, 2, 20)
-    with pytest.raises(UserError, match="no converter for 'svg'"):
-        convert("svg", source, tmp_path / "v.ckpt")
+    with pytest.raises(UserError, match="no converter for 'other'"):
+        convert("other", source, tmp_path / "v.ckpt")

@@ -6,7 +6,7 @@ three networks are read too, with the prefixes ``generator.``, ``image_discrimin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,17 @@ from typing import Any
 from torch import Tensor
 
 from vidgen.errors import UserError
-from vidgen.interop.restricted_pickle import Record, read
-from vidgen.interop.state_dicts import Given, build, official_key, problems_of, shape_of, split_networks, translate
+from vidgen.interop.restricted_pickle import Record, module_state, read
+from vidgen.interop.state_dicts import (
+    Given,
+    as_stored,
+    build,
+    official_key,
+    problems_of,
+    shape_of,
+    split_networks,
+    translate,
+)
 from vidgen.models.mocogan import MoCoGAN, fewest_frames
 
 GENERATOR = {
@@ -91,7 +100,7 @@ def _from_module(record: Record) -> tuple[dict[str, dict[str, Tensor]], dict[str
     attributes = record.attributes
     if record.path != "models.VideoGenerator" or not isinstance(attributes, Mapping):
         raise UserError(f"holds a {record.path or 'nothing'}, not a models.VideoGenerator")
-    state = dict(_entries(record, ""))
+    state = {key: as_stored(value, key) for key, value in module_state(record, "generator.").items()}
     names = {"channels": "n_channels", "dim_content": "dim_z_content", "dim_motion": "dim_z_motion"}
     names |= {"dim_category": "dim_z_category", "num_frames": "video_length"}
     for theirs in names.values():
@@ -100,18 +109,6 @@ def _from_module(record: Record) -> tuple[dict[str, dict[str, Tensor]], dict[str
     sizes = {ours: attributes[theirs] for ours, theirs in names.items()}
     sizes["num_frames"] = max(sizes["num_frames"], fewest_frames(4, "full"))  # the new D_V needs as many
     return {"generator": state}, {**sizes, "generator_width": shape_of(state, "main.9.weight", 4, "generator.")[1]}
-
-
-def _entries(record: Record, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """What ``state_dict()`` of the recorded module would hold."""
-    attributes = record.attributes if isinstance(record.attributes, Mapping) else {}
-    for kind in ("_parameters", "_buffers"):
-        for name, value in (attributes.get(kind) or {}).items():
-            if isinstance(value, Tensor):
-                yield f"{prefix}{name}", value.as_subclass(Tensor)
-    for name, child in (attributes.get("_modules") or {}).items():
-        if isinstance(child, Record):
-            yield from _entries(child, f"{prefix}{name}.")
 
 
 def _from_state_dict(

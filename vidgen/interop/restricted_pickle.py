@@ -266,12 +266,10 @@ class _NotTorch(Exception):
 def _load(file: IO[bytes], *rest: Any) -> Any:
     """The object of the next pickle; ``rest`` goes to the unpickler."""
     start = file.tell()
-    size = file.seek(0, os.SEEK_END)
-    file.seek(start)
     try:
-        for opcode, number, _ in pickletools.genops(file):
+        for opcode, number, place in pickletools.genops(file):
             # objects are numbered without gaps, and the unpickler makes room for as many as a number says
-            if isinstance(number, int) and opcode.name.endswith("PUT") and number >= size:
+            if isinstance(number, int) and opcode.name.endswith("PUT") and start + number > (place or 0):
                 raise EOFError
     except ValueError:
         raise EOFError from None
@@ -339,10 +337,15 @@ def _read_zip(file: IO[bytes], records: Collection[str]) -> Any:
             raise _NotTorch  # PyTorch compresses nothing but TorchScript's code, so no entry is larger than the file
         if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
             raise UserError("was written on a big-endian machine, which is not supported")
+        left = os.fstat(file.fileno()).st_size
         storages: dict[str, Tensor] = {}
 
         def storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
+            nonlocal left
             if key not in storages:
+                left -= archive.getinfo(f"{root}data/{key}").file_size
+                if left < 0:
+                    raise EOFError  # entries lie inside each other
                 storages[key] = _elements(archive.read(f"{root}data/{key}"), dtype, numel)
             return storages[key]
 

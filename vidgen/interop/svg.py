@@ -283,7 +283,7 @@ def _flat(networks: Mapping[Any, Any]) -> dict[Any, Any]:
     entries: dict[Any, Any] = {}
     for network, value in networks.items():
         if network not in NETWORKS:
-            raise UserError(f"has {_shown(network)}, which is none of {', '.join(NETWORKS)}, opt")
+            raise UserError(f"has an entry {_shown(network)}, which is none of {', '.join(NETWORKS)}, opt")
         if isinstance(value, Record):
             if value.path not in CLASSES[network]:
                 raise UserError(f"its {network} is a {value.path}, expected a {' or a '.join(CLASSES[network])}")
@@ -315,10 +315,6 @@ def sizes_of(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
     Raises:
         UserError: an entry is missing, or the networks are not those of one model.
     """
-    backbone, levels = backbone_of("encoder", states["encoder"])
-    other = backbone_of("decoder", states["decoder"])
-    if levels and other != (backbone, levels):
-        raise UserError(f"its encoder is a {backbone} of {levels} levels, its decoder a {other[0]} of {other[1]}")
 
     def shape(network: str, key: str, dimensions: int) -> tuple[int, ...]:
         found = shape_of(states[network], key, dimensions, f"{network}.")
@@ -326,7 +322,13 @@ def sizes_of(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
             raise UserError(f"{network}.{key} is {found}, which is empty")
         return found
 
+    backbone, levels = backbone_of("encoder", states["encoder"])
+    other, as_many = backbone_of("decoder", states["decoder"])
     block = "0.main.0.weight" if backbone == "vgg" else "main.0.weight"
+    if not as_many:
+        raise UserError(f"lacks decoder.upc2.{block}")
+    if levels and (other, as_many) != (backbone, levels):
+        raise UserError(f"its encoder is a {backbone} with {levels} levels, its decoder a {other} with {as_many}")
     convolutions = [shape("encoder", f"c{level}.{block}", 4) for level in range(1, max(levels, 1) + 1)]
     widths = [convolution[0] for convolution in convolutions[:4]]
     sizes = {
@@ -462,4 +464,5 @@ def _shown(value: Any) -> str:
         return ascii(value[:40])
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() <= 64):
         return repr(value)
-    return f"a {value.path if isinstance(value, Record) else type(value).__name__}"
+    kind = "Tensor" if isinstance(value, Tensor) else type(value).__name__
+    return f"of type {value.path if isinstance(value, Record) else kind}"
