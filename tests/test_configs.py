@@ -15,7 +15,9 @@ from tests.data.layouts import save_video
 from tests.data.strips import random_frames, save_strip
 from vidgen.config import build_data, build_model, check, compose
 from vidgen.config.run import RunConfig
+from vidgen.data.frame_folder import FrameFolder
 from vidgen.data.module import VideoDataModule
+from vidgen.data.moving_mnist import IDX_FILES, write_idx
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if "_base_" not in path.parts)
@@ -24,6 +26,18 @@ VGAN = {"generator": 16_245_383, "discriminator": 11_057_858}
 G0, G1, CRITIC = 825_444, 3_622_691, 11_032_449
 TGAN = {"generator.frame_seed": G0, "generator.image": G1, "discriminator": CRITIC}
 CLASSES = 101
+DIGITS = {"encoder": 3_805_376, "decoder": 6_558_529, "predictor": 1_121_152, "posterior": 564_500}
+VIDEO_VAE = {
+    "encoder": 6_953_280,
+    "decoder": 6_952_771,
+    "attr_net": 68_115,
+    "post_q": 197_760,
+    "post_a": 265_728,
+    "post_dy": 328_832,
+    "state_mlp": 131_712,
+    "prior": 200_192,
+    "lstm": 4_198_400,
+}
 PARAMETERS = {
     "mocogan/weizmann.yaml": {
         "generator": 3_282_452,
@@ -59,8 +73,36 @@ PARAMETERS = {
         "generator.image": G1 + CLASSES * 4096 + 2 * 4096 + 256 * 256 * 16,
         "discriminator": CRITIC + CLASSES * 64 * 64,
     },
+    "svg/moving_mnist.yaml": {**DIGITS, "prior": 564_500},
+    "svg/moving_mnist_fixed_prior.yaml": DIGITS,
+    "svg/kth.yaml": {"encoder": 8_688_448, "decoder": 11_821_505, "predictor": 1_124_736, "posterior": 571_696},
+    "svg/bair.yaml": {
+        "encoder": 8_689_600,
+        "decoder": 11_822_659,
+        "predictor": 1_134_976,
+        "posterior": 592_256,
+        "prior": 592_256,
+    },
+    # There is no official code of VideoVAE; counted by hand. Every value of an attribute has 128 weights and a bias
+    # behind the hidden layer of attr_net, and 128 weights each into those of post_a and prior.
+    "video_vae/weizmann.yaml": VIDEO_VAE,
+    "video_vae/mit_flickr.yaml": {
+        **VIDEO_VAE,
+        "attr_net": 68_115 - (19 - 4) * 129,
+        "post_a": 265_728 - (19 - 4) * 128,
+        "prior": 200_192 - (19 - 4) * 128,
+    },
 }
 """Counts of the official networks for the papers' settings."""
+
+TOTALS = {
+    "svg/moving_mnist.yaml": 12_614_057,
+    "svg/moving_mnist_fixed_prior.yaml": 12_614_057 - 564_500,
+    "svg/kth.yaml": 22_206_385,
+    "svg/bair.yaml": 22_831_747,
+    "video_vae/weizmann.yaml": 19_296_790,
+}
+"""Of whole models."""
 
 
 def name(path: Path) -> str:
@@ -79,6 +121,21 @@ def test_recipe_builds_on_the_meta_device(path: Path, tmp_path: Path) -> None:
         assert all(networks.values())
         expected = PARAMETERS.get(name(path), {})
         assert {network: number_of_parameters(model, network) for network in expected} == expected
+        if name(path) in TOTALS:
+            assert sum(parameter.numel() for parameter in model.parameters()) == TOTALS[name(path)]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "encoder", "decoder"), [("dcgan", 8_001_216, 14_948_673), ("vgg", 15_770_944, 21_263_297)]
+)
+def test_svg_of_128_pixels_has_the_official_networks(backbone, encoder, decoder, tmp_path):
+    (tmp_path / "a video").touch()
+    overrides = [f"data.root={tmp_path}", "data.resolution=128", f"model.backbone={backbone}"]
+    (run,) = check(compose(CONFIGS / "svg/kth.yaml", overrides))
+    with torch.device("meta"):
+        model = build_model(run)
+    assert number_of_parameters(model, "encoder") == encoder
+    assert number_of_parameters(model, "decoder") == decoder
 
 
 def number_of_parameters(model: torch.nn.Module, network: str) -> int:
@@ -87,12 +144,13 @@ def number_of_parameters(model: torch.nn.Module, network: str) -> int:
 
 
 def test_every_listed_recipe_exists() -> None:
-    assert PARAMETERS.keys() <= {name(path) for path in RECIPES}
+    assert PARAMETERS.keys() | TOTALS.keys() <= {name(path) for path in RECIPES}
 
 
 def test_every_recipe_of_official_networks_is_listed() -> None:
-    official = {name(path) for path in RECIPES if path.parent.name in ("vgan", "tgan") and "cpu" not in path.stem}
-    assert official == {listed for listed in PARAMETERS if listed.split("/")[0] in ("vgan", "tgan")}
+    papers = ("vgan", "tgan", "svg", "video_vae")
+    official = {name(path) for path in RECIPES if path.parent.name in papers and "cpu" not in path.stem}
+    assert official == {listed for listed in PARAMETERS if listed.split("/")[0] in papers}
 
 
 # Data --------------------------------------------------------------------------------------------------------------
@@ -207,12 +265,160 @@ def test_ucf101_is_scaled_and_cropped_as_officially(stem, tmp_path):
         assert first_batch(data)["label"].shape == (2,)
 
 
+SIZES = {"train/boxing/person01_boxing_d1_0": 20, "train/walking/person20_walking_d4_3": 26}
+
+
+def frame_folders(root: Path, lengths: dict[str, int], side: int = 64) -> dict[str, np.ndarray]:
+    """Videos as folders of frames; name -> frames."""
+    videos = {name: random_frames(length, side, seed=seed) for seed, (name, length) in enumerate(lengths.items())}
+    for video, frames in videos.items():
+        (root / video).mkdir(parents=True)
+        for time, frame in enumerate(frames):
+            Image.fromarray(frame).save(root / video / f"{time:04d}.png")
+    return videos
+
+
+def test_svg_draws_two_digits_anew_for_every_clip(tmp_path):
+    pictures = np.full((4, 28, 28), 255, np.uint8)
+    for part in ("train", "test"):
+        (tmp_path / IDX_FILES[part, "images"]).write_bytes(write_idx(pictures))
+        (tmp_path / IDX_FILES[part, "labels"]).write_bytes(write_idx(np.zeros(4, np.uint8)))
+    for stem in ("moving_mnist", "moving_mnist_fixed_prior"):
+        _, data = recipe(f"svg/{stem}.yaml", f"data.root={tmp_path}")
+        clips = []
+        for batch, _ in zip(data.train_dataloader(), range(3), strict=False):
+            assert batch["video"].shape == (2, 1, 15, 64, 64)
+            clips += list((batch["video"] + 1) / 2)
+        assert len({clip.numpy().tobytes() for clip in clips}) == 6  # of four digits, all alike
+        ink = torch.stack(clips).sum(dim=(1, 3, 4))
+        assert ink.min() >= 32**2 and 32**2 < ink.max() <= 2 * 32**2  # two squares that may overlap
+
+
+def test_svg_reads_clips_of_20_frames_of_kth(tmp_path):
+    short = {"train/boxing/person02_boxing_d1_1": 19, "test/boxing/person21_boxing_d1_0": 30}
+    videos = frame_folders(tmp_path, {**SIZES, **short})
+    _, data = recipe("svg/kth.yaml", f"data.root={tmp_path}")
+    assert list(data.dataset.names) == list(SIZES)
+    assert {data.dataset.clip_times(1, draw)[0] for draw in range(40)} == set(range(7))
+    batch = next(iter(data.evaluation_loader(2)))
+    assert batch["video"].shape == (2, 1, 20, 64, 64)
+    for number, times in enumerate(batch["times"].int().tolist()):
+        assert np.array_equal(levels(batch["video"][number])[..., 0], videos[data.dataset.names[number]][times, ..., 0])
+
+
+def test_svg_always_reads_the_first_12_frames_of_bair(tmp_path):
+    names = [f"train/traj_00000_to_00255_{number:03d}" for number in range(2)]
+    videos = frame_folders(tmp_path, dict.fromkeys([*names, "test/traj_00000_to_00255_000"], 30))
+    _, data = recipe("svg/bair.yaml", f"data.root={tmp_path}")
+    assert list(data.dataset.names) == names and data.spec.class_names == ()
+    assert {data.dataset.clip_times(0, draw) for draw in range(20)} == {tuple(range(12))}
+    batch = next(iter(data.evaluation_loader(2)))
+    for number, video in enumerate(names):
+        assert np.array_equal(levels(batch["video"][number]), videos[video][:12])
+
+
+ACTIONS = ("bend", "jack", "jump", "pjump", "run", "side", "skip", "walk", "wave1", "wave2")
+PERSONS = ("daria", "denis", "eli", "ido", "ira", "lena", "lyova", "moshe", "shahar")
+
+
+def test_video_vae_reads_weizmann_with_a_fifth_of_the_labels(tmp_path):
+    taken = {(person, action): [""] for action in ACTIONS for person in PERSONS}
+    taken |= {("lena", action): ["1", "2"] for action in ("run", "skip", "walk")}
+    videos = {
+        f"{part}/{action}/{person}_{action}{take}": length
+        for (person, action), takes in taken.items()
+        for take in takes
+        for part, length in (("train", 10), ("test", 10 * (person == "eli")))
+        if length
+    }
+    frame_folders(tmp_path, videos, side=8)
+    run, data = recipe("video_vae/weizmann.yaml", f"data.root={tmp_path}")
+    assert len(data.dataset) == 93
+    assert data.spec.attribute_names == tuple(run.model["attributes"]) == ("action", "identity")
+    assert data.spec.attribute_values == (ACTIONS, PERSONS)
+    _, test = recipe("video_vae/weizmann.yaml", f"data.root={tmp_path}", "data.split.folder=test")
+    assert len(test.dataset) == 10 and test.spec.attribute_values == (ACTIONS, PERSONS)
+    assert isinstance(data.dataset, FrameFolder)
+    attributes = data.dataset.attributes
+    assert attributes is not None
+    known = attributes[np.isfinite(attributes).all(axis=1)]
+    assert np.bincount(known[:, 0].astype(int)).tolist() == [2] * 10
+    assert set(known[:, 1].astype(int)) == set(range(9))  # with seed 0 somebody is known of everybody
+    assert np.isnan(attributes).all(axis=1).sum() == 73
+    assert first_batch(data)["attributes"].shape == (2, 2)
+
+
+def test_video_vae_reads_scenes(tmp_path):
+    scenes = ("beach", "golf", "hospital", "train_station")
+    clips = {f"{scene}/b/{number}.jpg": random_frames(12, 128, seed=number) for scene in scenes for number in range(3)}
+    for clip, frames in clips.items():
+        save_strip(tmp_path / clip, frames, vertical=True)
+    (tmp_path / "train.txt").write_text("".join(f"{clip}\n" for clip in clips if not clip.endswith("2.jpg")))
+    _, data = recipe("video_vae/mit_flickr.yaml", f"data.root={tmp_path}")
+    assert len(data.dataset) == 8 and data.spec.class_names == scenes
+    assert data.spec.attribute_names == ("scene",) and data.spec.attribute_values == (scenes,)
+    batch = next(iter(data.evaluation_loader(8)))
+    known = torch.isfinite(batch["attributes"][:, 0])
+    assert known.sum() == 4 and torch.equal(batch["attributes"][known, 0], batch["label"][known].float())
+    frames = clips[data.dataset.names[0]][batch["times"][0].int().tolist()].astype(np.float64)
+    halved = frames.reshape(10, 64, 2, 64, 2, 3).mean(axis=(2, 4))
+    assert np.abs(levels(batch["video"][0]) - halved).max() <= 1
+
+
 def settings(path: str, tmp_path: Path) -> dict[str, Any]:
     """Everything that a recipe sets, by dotted key."""
     (tmp_path / "train.txt").touch()
     (run,) = check(compose(CONFIGS / path, [f"data.root={tmp_path}"]))
     found = {f"model.{key}": value for key, value in run.model.items()}
-    return {**found, "batch_size": run.data["batch_size"], "max_steps": run.trainer["max_steps"], "ema": run.ema}
+    found |= {"batch_size": run.data["batch_size"], "max_steps": run.trainer["max_steps"]}
+    return {**found, "ema": run.ema, "seed": run.seed}
+
+
+SVG = {
+    "model.learning_rate": 0.002,
+    "model.beta1": 0.9,
+    "model.beta2": 0.999,
+    "model.skip_frame": "last_but_one",
+    "model.resolution": 64,
+    "model.g_dim": 128,
+    "model.rnn_size": 256,
+    "batch_size": 100,
+    "max_steps": 300 * 600,
+    "ema": None,
+    "seed": 1,
+}
+LP, FP = {"model.prior": "learned"}, {"model.prior": "fixed"}
+SMMNIST = {
+    "model.backbone": "dcgan",
+    "model.channels": 1,
+    "model.n_past": 5,
+    "model.num_frames": 15,
+    "model.z_dim": 10,
+    "model.beta": 1e-4,
+}
+SVG_RECIPES: dict[str, dict[str, Any]] = {
+    "moving_mnist": {**LP, **SMMNIST},
+    "moving_mnist_fixed_prior": {**FP, **SMMNIST},
+    "kth": {
+        **FP,
+        "model.backbone": "vgg",
+        "model.channels": 1,
+        "model.n_past": 10,
+        "model.num_frames": 20,
+        "model.z_dim": 24,
+        "model.beta": 1e-6,
+        "model.learning_rate": 8e-4,
+    },
+    "bair": {
+        **LP,
+        "model.backbone": "vgg",
+        "model.channels": 3,
+        "model.n_past": 2,
+        "model.num_frames": 12,
+        "model.z_dim": 64,
+        "model.beta": 1e-4,
+    },
+}
 
 
 def test_settings_are_the_official_ones(tmp_path):
@@ -244,6 +450,8 @@ def test_settings_are_the_official_ones(tmp_path):
             "model.initialization": "lecun_normal",
         },
         "tgan/ucf101_classes.yaml": {"model.dim_category": CLASSES, "model.constraint": "svc", "max_steps": 298_031},
+        **{f"svg/{stem}.yaml": {**SVG, **own} for stem, own in SVG_RECIPES.items()},
+        "video_vae/weizmann.yaml": {"model.learning_rate": 1e-4, "batch_size": 32, "model.num_frames": 10, "ema": None},
     }
     for path, wanted in expected.items():
         found = settings(path, tmp_path)

@@ -101,7 +101,7 @@ class SampleSettings:
 
 
 class Group(NamedTuple):
-    """Videos that a model makes together, see :attr:`~vidgen.models.base.VideoModel.sampling_group`.
+    """Videos that a model makes together, see :meth:`~vidgen.models.base.VideoModel.sampling_group_for`.
 
     Args:
         numbers: of its videos.
@@ -236,7 +236,7 @@ def sample_to_folder(
         samples=samples,
     )
     claim_folder(out, settings, num)
-    group = model.sampling_group
+    group = model.sampling_group_for(keywords)
     folder = _SampleFolder(out, settings, num, rank, world_size, group if group > 1 else batch_size)
     folder.remove_leftovers()
     missing, uncompared = folder.missing(), folder.uncompared()
@@ -494,8 +494,9 @@ class _Maker:
         self.settings = settings
         self.context = context
         contexts: Sequence[int] = block
-        if model.sampling_group > 1:
-            [group] = grouped(block, model.sampling_group, None if context is None else len(context))
+        size = model.sampling_group_for(settings.keywords)
+        if size > 1:
+            [group] = grouped(block, size, None if context is None else len(context))
             contexts = group.contexts
         self.num_videos = len(contexts)
         self.batch: Batch | None = None if context is None else context.batch(contexts)

@@ -217,6 +217,36 @@ def test_columns_of_a_table_are_attributes(tmp_path):
     assert list(attributes(Attributes(file=file, columns=["mood", "size"]))) == ["mood", "size"]
 
 
+def test_values_of_other_videos_of_a_table_keep_their_numbers(tmp_path):
+    file = table(tmp_path, f"path,mood,size\nelsewhere,glad,1\n{PATHS[0]},sad,2\n")
+    assert attributes(Attributes(file=file), PATHS[:1]) == {"mood": (("glad", "sad"), [1.0]), "size": ((), [2.0])}
+
+
+STRIPS = ["walk/00000007.png", "walk/00000016.png", "0/00000100.png", "walk/00000015.png"]
+
+
+def test_numbers_are_divided_rounding_down():
+    pattern = r"^(?P<action>[^/]+)/(?P<performer>\d+)"
+    found = attributes(Attributes(pattern, divide={"performer": 8}), STRIPS)
+    assert found == {"action": (("0", "walk"), [1.0, 1.0, 0.0, 1.0]), "performer": ((), [0.0, 2.0, 12.0, 1.0])}
+
+
+def test_numbers_may_be_names_of_values():
+    """They are sorted as numbers, and numbered; others stay plain."""
+    settings = Attributes(r"(?P<performer>\d+)\.(?P<n>)", divide={"performer": 8}, categories=["performer"])
+    assert attributes(settings, STRIPS)["performer"] == (("0", "1", "2", "12"), [0.0, 2.0, 3.0, 1.0])
+    folders = Attributes(r"^(?P<action>\d+)/(?P<number>\d+)", categories=["action"])
+    found = attributes(folders, ["10/1.png", "9/2.png", "walk/3.png"])
+    assert found["action"][0] == ("9", "10") and same(found["action"][1], [1, 0, np.nan])
+    assert found["number"][0] == () and same(found["number"][1], [1, 2, np.nan])
+
+
+def test_columns_of_a_table_are_divided_and_numbered_too(tmp_path):
+    file = table(tmp_path, f"path,age\n{PATHS[0]},35\n{PATHS[1]},\n{PATHS[2]},9\n")
+    values, numbers = attributes(Attributes(file=file, divide={"age": 10}, categories=["age"]))["age"]
+    assert values == ("0", "3") and same(numbers, [1, np.nan, 0])
+
+
 def test_numbers_are_float32():
     column = attributes_of(Attributes(pattern=r"(?P<n>\d)"), PATHS, PATHS, ROOT)[0]
     assert column.numbers.dtype == np.float32
@@ -237,6 +267,50 @@ def test_attribute_settings_that_contradict_are_refused_by_name():
     )
     assert attribute_error(Attributes(pattern="*")) == (
         "data.attributes.pattern '*' is not a regular expression: nothing to repeat at position 0"
+    )
+
+
+def test_attributes_of_other_names_are_refused(tmp_path):
+    pattern = r"p(?P<person>\d)_(?P<action>[a-z]+)"
+    assert attribute_error(Attributes(pattern, divide={"persn": 2})) == (
+        "data.attributes.divide names 'persn', which is no attribute; did you mean 'person'?"
+        " (attributes: person, action)"
+    )
+    file = table(tmp_path, f"path,age,name\n{PATHS[0]},1,a\n")
+    assert attribute_error(Attributes(file=file, columns=["age"], categories=["name"])) == (
+        "data.attributes.categories names 'name', which is no attribute (attributes: age)"
+    )
+
+
+def test_what_cannot_be_divided_is_named(tmp_path):
+    pattern = r"p(?P<person>\d)_(?P<action>[a-z]+)"
+    assert attribute_error(Attributes(pattern, divide={"person": 0})) == (
+        "data.attributes.divide.person is 0; it must be at least 1"
+    )
+    assert attribute_error(Attributes(pattern, divide={"action": 2})) == (
+        "data.attributes.divide.action needs a number, but data.attributes.pattern gives 'p1_run_d1.avi' the action"
+        " 'run'"
+    )
+    file = table(tmp_path, f"path,age\n{PATHS[0]},1.5\n")
+    assert attribute_error(Attributes(file=file, divide={"age": 2})) == (
+        f"data.attributes.divide.age needs a number, but data.attributes.file '{file}' gives 'p1_run_d1.avi' the age"
+        " '1.5'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("divide", {"a": 2}), ("categories", ["a"]), ("label_fraction", 0.5), ("label_seed", 1)]
+)
+def test_settings_of_attributes_need_attributes(setting, value):
+    assert attribute_error(Attributes(**{setting: value})) == (
+        f"data.attributes.{setting} needs attributes; give data.attributes.pattern or file too"
+    )
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.2, float("nan")])
+def test_what_is_no_share_is_refused(fraction):
+    assert attribute_error(Attributes("(?P<a>x)", label_fraction=fraction)) == (
+        f"data.attributes.label_fraction is {fraction:g}; it must be at least 0 and at most 1"
     )
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from tests.data.strips import make_strips, random_frames, save_strip
+from vidgen.data.annotations import Attributes
 from vidgen.data.clips import Clips
 from vidgen.data.frame_strips import FrameStrips, StripCache, strip_length
 from vidgen.data.request import ClipRequest
@@ -293,6 +294,27 @@ def test_a_split_by_group_keeps_the_numbers_of_the_classes(tmp_path):
     dataset = strips(tmp_path, split=split)
     assert dataset.spec.class_names == ("run", "walk")
     assert dataset.labels is not None and dataset.labels.tolist() == [1] and dataset.groups == ("1",)
+
+
+def test_performers_that_are_held_out_do_not_shift_the_numbers_of_others(tmp_path):
+    """Files are numbered: performer p has the numbers 8p to 8p + 7."""
+    names = [
+        f"{action}/{8 * performer + take:08d}.png" for action in "014" for performer in range(11) for take in (0, 5)
+    ]
+    make_strips(tmp_path, dict.fromkeys(names, 4))
+    settings = Attributes(
+        r"^(?P<action>[^/]+)/(?P<performer>\d+)", divide={"performer": 8}, categories=["action", "performer"]
+    )
+    parts = []
+    for groups in ([0, 1, 2, 5, 6], [3, 4, 10]):
+        split = Split(by="group", pattern=r"(\d+)\.\w+$", divide=8, groups=groups)
+        data = FrameStrips(str(tmp_path), 8, 2, split=split, attributes=settings)
+        assert data.spec.attribute_names == ("action", "performer")
+        assert data.spec.attribute_values == (("0", "1", "4"), tuple(map(str, range(11))))
+        attributes = torch.stack([data.read(ClipRequest(n, (0,), 8))["attributes"] for n in range(len(data))])
+        assert attributes.dtype == torch.float32 and attributes[:, 0].tolist() == data.labels.tolist()
+        parts.append(set(attributes[:, 1].tolist()))
+    assert parts == [{0, 1, 2, 5, 6}, {3, 4, 10}]
 
 
 def test_a_split_by_folder_numbers_classes_as_in_training(tmp_path):

@@ -114,6 +114,24 @@ def test_a_split_takes_names_labels_and_attributes_together(tmp_path):
     assert found.columns[0].numbers.tolist() == [2, 2]
 
 
+@pytest.mark.parametrize(
+    "split",
+    [
+        Split("group", pattern=r"p(\d)", groups=[2]),
+        Split("folder", folder="walk"),
+        Split("fraction", part="val", fraction=0.5, pattern=r"p(\d)"),
+    ],
+)
+def test_values_of_attributes_are_numbered_over_all_parts(tmp_path, split):
+    names = [f"{action}/p{person}_{take}" for action in ("run", "walk") for person in (0, 1, 2, 3) for take in "ab"]
+    settings = Attributes(r"p(?P<person>\d)_(?P<take>\w)", categories=["person"])
+    found = listed(names, tmp_path, split=split, attributes=settings)
+    assert 0 < len(found.names) < len(names)
+    person, take = found.columns
+    assert person.values == ("0", "1", "2", "3") and take.values == ("a", "b")
+    assert person.numbers.tolist() == [int(name.split("/p")[1][0]) for name in found.names]
+
+
 def test_tables_are_about_paths_below_the_root(tmp_path):
     (tmp_path / "t.csv").write_text("path,label,size\ntrain/run/a,x,1\ntest/walk/c,y,2\ntrain/walk/b,z,3\n")
     labels, attributes = Labels("file", file=tmp_path / "t.csv"), Attributes(file=tmp_path / "t.csv", columns=["size"])

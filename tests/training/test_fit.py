@@ -177,4 +177,4 @@ def test_resuming_on_other_data_is_told(capsys: pytest.CaptureFixture[str], capl
 def test_data_of_other_lengths_or_classes_are_other_data() -> None:
     spec = DataSpec(3, 8, 4, None, 9, 4, 9, digest="a")
     assert changed_data(spec.to_dict(), spec) == "" and changed_data(None, spec) == ""
-    assert changed_data({**spec.to_dict(), "digest": "b"}, spec) == "videos of other lengths or classes"
+    assert changed_data({**spec.to_dict(), "digest": "b"}, spec) == "videos of other lengths, classes or label_fraction"

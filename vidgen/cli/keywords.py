@@ -102,7 +102,7 @@ def _value(option: str, texts: list[str], hint: Any) -> Any:
     if not texts:
         raise UserError(f"{option}: has no value (expected {type_name(hint)})")
     read = [parse_override(f"value={text}")[1] for text in texts]
-    candidates: list[Any] = [read[0], texts[0], read] if len(texts) == 1 else [read]
+    candidates: list[Any] = [read[0], texts[0], read, texts] if len(texts) == 1 else [read, texts]
     for candidate in candidates:
         try:
             return convert(candidate, hint)

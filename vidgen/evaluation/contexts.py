@@ -86,6 +86,19 @@ class Contexts:
         return self.source.identity()
 
 
+def frames_for(model: VideoModel, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a data set whose frames a model can be given.
+
+    Args:
+        model: the model.
+        about: what its checkpoint says about itself; of a converted one, which tells of no data, the arguments of the
+            model do.
+    """
+    spec = about.get("data_spec") or {"channels": model.init_args.get("channels")}
+    spec = {"resolution": model.init_args.get("resolution"), **spec}
+    return {key: spec[key] for key in ("resolution", "width", "channels") if spec.get(key)}
+
+
 def open_contexts(
     place: str, model: VideoModel, about: Mapping[str, Any], keywords: Mapping[str, Any] | None = None
 ) -> Contexts:
@@ -105,8 +118,5 @@ def open_contexts(
         remedy = "say with --observed N how many of the frames it is given"
         remedy = remedy if reads_when_told(model) else "leave it out"
         raise UserError(f"--context: {MODELS.name_of(type(model))} samples from a seed alone; {remedy}")
-    spec = about.get("data_spec") or {"channels": model.init_args.get("channels")}
-    spec = {"resolution": model.init_args.get("resolution"), **spec}
-    wanted = {key: spec[key] for key in ("resolution", "width", "channels") if spec.get(key)}
-    dataset, native = open_videos(place, "--context", needed=wanted)
+    dataset, native = open_videos(place, "--context", needed=frames_for(model, about))
     return Contexts(dataset, model, place, native=native, keywords=keywords)

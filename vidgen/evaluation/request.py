@@ -12,6 +12,7 @@ from vidgen.config.metrics import Section, build_metrics, check_metrics, takes
 from vidgen.data.dataset import VideoDataset
 from vidgen.data.stored import counted
 from vidgen.errors import UserError, did_you_mean
+from vidgen.evaluation.contexts import frames_for
 from vidgen.evaluation.opening import dataset_of, open_videos, with_data
 from vidgen.evaluation.pairs import Pairs, pair_up
 from vidgen.evaluation.result import Evaluation
@@ -64,10 +65,7 @@ class Trained:
 
     def wants(self) -> dict[str, Any]:
         """What real videos must look like, where it makes its own of them: as in training."""
-        spec = self.about.get("data_spec") or {}
-        if not self.reads:
-            return {}
-        return {key: spec[key] for key in ("resolution", "width", "channels") if spec.get(key)}
+        return frames_for(self.model, self.about) if self.reads else {}
 
     def clips(self, rule: ClipRule, num: int, condition: ClipSource | None) -> GeneratedClips:
         """Its videos, cut by a rule."""

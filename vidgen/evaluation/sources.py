@@ -281,7 +281,7 @@ class GeneratedClips(ClipSource):
     @property
     def group_size(self) -> int:
         """Videos that the model makes together; it pays to ask for those of one group at once or in succession."""
-        return self.model.sampling_group
+        return self.model.sampling_group_for(self.keywords)
 
     def read(self, numbers: Sequence[int]) -> list[Clip | Unusable]:
         """See :meth:`ClipSource.read`."""

@@ -10,6 +10,7 @@ look at the sample chosen. :func:`mean_of_samples` takes all away: it is the sco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -188,7 +189,7 @@ class BestOfN(PairedMetric):
 
     def __init__(
         self,
-        metric: Score | tuple[Score, ...] = ("psnr", "ssim", "lpips"),
+        metric: Score | Sequence[Score] = ("psnr", "ssim", "lpips"),
         num_samples: int = 100,
         *,
         chosen_by: Score = "ssim",

@@ -113,7 +113,7 @@ def check_frames_left(label: str, context: int, frames: int) -> None:
         ValueError: the context is as long as the videos.
     """
     if frames <= context:
-        raise ValueError(f"{label}: {context} context frames of {frames} leave none to compare")
+        raise ValueError(f"{label}: {context} context frames of {frames} leave none to compare; take longer videos")
 
 
 def _summary(count: int, counts: Tensor, total: Tensor, squares: Tensor) -> dict[str, Any]:

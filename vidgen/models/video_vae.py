@@ -319,7 +319,7 @@ class VideoVAE(LikelihoodModel):
         likelihood: of pixels: ``laplace``, the sum of absolute errors (the re-implementation), or ``gaussian``, half
             the sum of squared ones.
         beta: weight of the KL term (1: the bound itself).
-        kl_warmup: iterations over which that weight rises from 0 (our choice: none).
+        kl_warmup: iterations over which that weight rises from 0, after any pretraining (our choice: none).
         attribute_weight: weight of the attribute loss (our choice: 100, beside a sum over pixels).
         pretrain_attribute_steps: iterations at the beginning on the attribute loss alone (our choice: none).
         conditional_sampling: hand z_t to the LSTM; without, as an ablation, neighbouring frames vary independently.
@@ -524,7 +524,8 @@ class VideoVAE(LikelihoodModel):
         self.record("frame/reconstruction", error.mean())
         self.record("frame/kl", kl.sum(2).mean())
         self.record("active_units", active_units(kl))
-        weight = self.beta * min(1.0, (self.iteration_number + 1) / max(1, self.kl_warmup))
+        trained = self.iteration_number + 1 - self.pretrain_attribute_steps
+        weight = self.beta * min(1.0, trained / max(1, self.kl_warmup))
         return {"reconstruction": error.sum() / clips, "kl": weight * kl.sum() / clips, **terms}
 
     def reconstruction(self, made: Tensor, frames: Tensor) -> Tensor:
@@ -646,6 +647,9 @@ class VideoVAE(LikelihoodModel):
         Raises:
             UserError: no frames are given where they are needed, or too few, or there is no such attribute or value.
         """
+        video = batch.get("video") if batch and self.keys_for({"observed": observed}) else None
+        if video is not None and len(video) != num_videos:
+            raise UserError(f"video_vae: {num_videos} videos of {len(video)} given ones; make the two equal")
         options = {"attributes": attributes, "observed": observed, "temperature": temperature, "show_given": show_given}
         given = {"seed": seed, "first": first, **options}
         return self.stream(batch, num_videos=num_videos, num_frames=num_frames, **given)[0]  # type: ignore[arg-type]
@@ -886,7 +890,7 @@ def attributes_of(categorical: Mapping[str, int], continuous: Mapping[str, Seque
     found: list[Attribute] = []
     start = 0
     for name in [*categorical, *continuous]:
-        if not name.isidentifier() or hasattr(nn.ModuleDict, name) or name in [each.name for each in found]:
+        if not name.isidentifier() or hasattr(nn.ModuleDict(), name) or name in [each.name for each in found]:
             raise UserError(f"model.attributes {name!r}: cannot be a name here; choose another")
         if name in categorical:
             if categorical[name] < 2:

@@ -19,6 +19,7 @@ from vidgen.checkpoint import read_checkpoint, write_checkpoint
 from vidgen.distributed import gather_objects, largest, world
 from vidgen.errors import UserError
 from vidgen.models.base import VideoModel
+from vidgen.training.lightning import iteration_is_over
 from vidgen.training.settings import CheckpointSettings
 
 _NAME = re.compile(r"iteration_(\d+)\.ckpt")
@@ -104,6 +105,8 @@ class RunCheckpoints(pl.callbacks.Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: VideoModel, *_: Any) -> None:  # type: ignore[override]
         """Save when it is time to."""
+        if not iteration_is_over(trainer):
+            return
         iteration = trainer.global_step
         stop = largest(self._signal)
         if stop or iteration % self.settings.every == 0 or iteration == trainer.max_steps:

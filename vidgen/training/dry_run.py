@@ -72,7 +72,8 @@ def _shape(value: Any) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     kind = str(value.dtype).removeprefix("torch.")
-    span = f", from {value.min():.3g} to {value.max():.3g}" if value.numel() else ""
+    known = value[~value.isnan()]  # NaN is an attribute that is not known
+    span = f", from {known.min():.3g} to {known.max():.3g}" if known.numel() else ""
     return f"{kind} {tuple(value.shape)}{span}"
 
 

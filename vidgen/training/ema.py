@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vidgen.errors import UserError
 from vidgen.models.base import VideoModel
+from vidgen.training.lightning import iteration_is_over
 from vidgen.training.settings import EMASettings
 
 
@@ -41,7 +42,7 @@ class ModuleAverage(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Move the averages towards the current weights."""
         iteration = trainer.global_step
-        if iteration % self.settings.every:
+        if iteration % self.settings.every or not iteration_is_over(trainer):
             return
         number = iteration // self.settings.every
         decay = min(self.settings.decay, (1 + number) / (self.settings.ramp_up + number))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from vidgen.config.metrics import build_metrics
+from vidgen.config.metrics import build_metrics, check_labels
 from vidgen.data.dataset import VideoDataset
 from vidgen.distributed import world
 from vidgen.errors import UserError
@@ -18,10 +18,11 @@ from vidgen.evaluation.pairs import Pairs
 from vidgen.evaluation.result import Evaluation
 from vidgen.evaluation.run import Settings, clip_rule, evaluate
 from vidgen.evaluation.sources import ClipRule, GeneratedClips, StoredClips
-from vidgen.metrics.base import FeatureMetric, PairedMetric
+from vidgen.metrics.base import FeatureMetric, PairedMetric, VideoMetric
 from vidgen.models.base import VideoModel
 from vidgen.registry import MODELS
 from vidgen.training.ema import ModuleAverage
+from vidgen.training.lightning import iteration_is_over
 from vidgen.training.random_state import capture, restore
 from vidgen.training.settings import EvaluationSettings
 
@@ -55,6 +56,7 @@ class PeriodicEvaluation(pl.Callback):
         self.dataset = dataset
         self.average = average
         self.metrics = build_metrics(settings.metrics)
+        check_labels([member for metric in self.metrics for member in metric.members()])
         for metric in self.metrics:
             if isinstance(metric, FeatureMetric):
                 _check_length(metric, dataset)
@@ -66,31 +68,24 @@ class PeriodicEvaluation(pl.Callback):
         return self._latest[1] if self._latest[0] == iteration else {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: VideoModel) -> None:  # type: ignore[override]
-        """Refuse metrics that the model offers nothing for.
+        """Refuse metrics that the model offers nothing for, or that would look at none of its frames.
 
         Raises:
             UserError: there is one.
         """
-        keys = pl_module.keys_for({})
+        predicts = bool(pl_module.keys_for({}))
         for metric in self.metrics:
-            if isinstance(metric, PairedMetric) and not keys:
+            if isinstance(metric, PairedMetric) and not predicts:
                 raise UserError(
                     f"eval.metrics: {metric.name} compares predictions with real videos, and"
                     f" {MODELS.name_of(type(pl_module))} predicts none; leave it out"
                 )
-            try:
-                metric.set_context(pl_module.context_frames_for({}) if keys else 0)
-                if isinstance(metric, PairedMetric):
-                    metric.check_length(self.dataset.spec.num_frames)
-                if isinstance(metric, FeatureMetric):
-                    clip_rule(metric, "fake", Settings())
-            except (ValueError, UserError) as error:
-                raise UserError(f"eval.metrics: {error}") from None
+            _check_context(metric, pl_module.context_frames_for({}) if predicts else 0, self.dataset)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: VideoModel, *_: object) -> None:  # type: ignore[override]
         """Measure when it is time to."""
         iteration = trainer.global_step
-        if iteration % self.settings.every and iteration != trainer.max_steps:
+        if (iteration % self.settings.every and iteration != trainer.max_steps) or not iteration_is_over(trainer):
             return
         start = time.perf_counter()
         try:
@@ -169,6 +164,17 @@ class PeriodicEvaluation(pl.Callback):
                 progress=False,
             ),
         )
+
+
+def _check_context(metric: VideoMetric, frames: int, dataset: VideoDataset) -> None:
+    try:
+        metric.set_context(frames)
+        if isinstance(metric, PairedMetric):
+            metric.check_length(dataset.spec.num_frames)
+        if isinstance(metric, FeatureMetric):
+            clip_rule(metric, "fake", Settings())
+    except (ValueError, UserError) as error:
+        raise UserError(f"eval.metrics: {error}") from None
 
 
 def _check_length(metric: FeatureMetric, dataset: VideoDataset) -> None:

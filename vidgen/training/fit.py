@@ -241,7 +241,7 @@ def changed_data(saved: Mapping[str, Any] | None, spec: DataSpec) -> str:
         return ""
     if before.num_videos != spec.num_videos:
         return f"{before.num_videos} videos, now {spec.num_videos}"
-    return "videos of other lengths or classes"
+    return "videos of other lengths, classes or label_fraction"
 
 
 @rank_zero_only

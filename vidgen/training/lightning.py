@@ -7,6 +7,7 @@ import os
 import warnings
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -57,6 +58,15 @@ def choose_strategy(model: VideoModel, trainer_args: dict[str, Any]) -> Any:
         return AdversarialDDPStrategy()
     idle = isinstance(model, LikelihoodModel) and model.idle_parameters
     return DDPStrategy(find_unused_parameters=True) if idle else "ddp"
+
+
+def iteration_is_over(trainer: pl.Trainer) -> bool:
+    """Whether the batch that was just trained on ends an iteration; Lightning may accumulate several in one.
+
+    In between nothing may be saved, averaged, logged or measured: the weights are those of the iteration before, and
+    gradients are in no checkpoint.
+    """
+    return not trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 def process_count(trainer_args: dict[str, Any]) -> int:

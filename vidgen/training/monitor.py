@@ -18,6 +18,7 @@ from vidgen.distributed import world
 from vidgen.media import grid, to_uint8, write_video
 from vidgen.models.base import Batch, VideoModel
 from vidgen.sampling import Group, grouped
+from vidgen.training.lightning import iteration_is_over
 
 
 class RunMonitor(pl.Callback):
@@ -46,6 +47,8 @@ class RunMonitor(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: VideoModel, *_: Any) -> None:  # type: ignore[override]
         """Log when the window is full."""
+        if not iteration_is_over(trainer):
+            return
         self._iterations += 1
         if trainer.global_step % self.every == 0:
             pl_module.finite_watch.check()
@@ -90,7 +93,7 @@ class IterationProgress(pl.callbacks.ProgressBar):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Advance; show losses and speed after each logging window."""
-        if not self._enabled:
+        if not self._enabled or not iteration_is_over(trainer):
             return
         fresh = trainer.global_step % self.monitor.every == 0
         if self._bar is not None:
@@ -150,7 +153,8 @@ class SampleGrids(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: VideoModel, *_: Any) -> None:  # type: ignore[override]
         """Write a grid when it is time to; rank 0 samples alone."""
-        if self.every and trainer.global_step % self.every == 0 and world()[0] == 0:
+        due = self.every and trainer.global_step % self.every == 0
+        if due and world()[0] == 0 and iteration_is_over(trainer):
             frames = self.make(pl_module)
             write_video(self.folder / f"iteration_{trainer.global_step:08d}.mp4", frames, fps=self.fps, format="mp4")
             for logger in trainer.loggers:
@@ -160,7 +164,7 @@ class SampleGrids(pl.Callback):
 
     def make(self, model: VideoModel) -> Tensor:
         """The grid as uint8 ``(C, T, H, W)``; the model's mode and weights are as before afterwards."""
-        training, size = model.training, model.sampling_group
+        training, size = model.training, model.sampling_group_for({})
         whole = -(-self.num_samples // size) * size
         batch = None if self.context is None else self.context(whole)
         there = whole if batch is None else len(next(iter(batch.values())))
