@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from tests.data.strips import make_strips, random_frames, save_strip
 from tests.evaluation.tiny import METRICS, distance_of, videos
+from tests.guessing_model import Guess
 from tests.noise_model import SeededNoise, payload
 from vidgen.checkpoint import write_checkpoint
 from vidgen.cli.main import main
@@ -161,6 +163,95 @@ def test_options_and_the_models_keywords_arrive(checkpoint, tmp_path, places, wo
     assert saved(tmp_path / "a.json")["protocol"]["fake"]["weights"] == ("raw" if shift == 0 else "ema")
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_takes_the_result(places, tmp_path, capsys, exists):
+    out = tmp_path / "new" / "v1.2"
+    if exists:
+        out.mkdir(parents=True)
+    assert run(*places, "--out", out) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["result.json", "result.samples.npz"]
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"wrote {out}/result.json",
+        f"wrote {out}/result.samples.npz",
+    ]
+
+
+def test_a_file_without_an_ending_that_is_there_is_replaced(places, tmp_path):
+    (tmp_path / "result").write_text("{}")
+    assert run(*places, "--out", tmp_path / "result", "--samples", "0") == 0
+    assert saved(tmp_path / "result")["value"] > 0
+
+
+def test_metrics_may_be_named_one_by_one(places, tmp_path):
+    frames = METRICS + "FrameDistance"
+    assert run(*places, "--metric", f"{frames},{TINY}", "--out", tmp_path / "a.json") == 0
+    assert list(json.loads((tmp_path / "a.json").read_text())["metrics"]) == ["tiny_fd", "frame_fd"]
+
+
+@pytest.fixture
+def guesses(tmp_path: Path) -> list[str]:
+    """Options that name a model of two given frames, and videos to give it."""
+    np.save(tmp_path / "real.npy", videos(5, frames=6, side=32, seed=3))
+    spec = DataSpec(3, 32, 6, None, 4, 6, 6).to_dict()
+    write_checkpoint(tmp_path / "guess.ckpt", payload(Guess(n_past=2), data_spec=spec, iteration=7))
+    return ["--ckpt", str(tmp_path / "guess.ckpt"), "--real", str(tmp_path / "real.npy")]
+
+
+def test_predictions_are_measured_by_one_command(guesses, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["--metric", "best_of_n", "--metric", "psnr", "--weights", "best_of_n=random", "best_of_n.num_samples=3"]
+    assert run(*guesses, *words, "--out", out) == 0
+    lines = capsys.readouterr().out.splitlines()
+    labels = ["psnr_best_of_3", "ssim_best_of_3", "lpips_random_alex_best_of_3", "psnr"]
+    assert [line.split()[0] for line in lines[1:6]] == ["tiny_fd", *labels]
+    written = ["result.json", "result.samples.npz"]
+    written += [f"result.{label}.{suffix}" for label in labels for suffix in ("csv", "png")]
+    assert lines[-len(written) :] == [f"wrote {out}/{name}" for name in written]
+    assert sorted(path.name for path in out.iterdir()) == sorted(written)
+    content = json.loads((out / "result.json").read_text())["metrics"]
+    assert {metric["protocol"]["context_frames"] for metric in content.values()} == {2}
+    assert content["tiny_fd"]["protocol"]["skip_frames"] == 0
+    assert {content[label]["protocol"]["num_frames"] for label in labels} == {4}
+    assert {content[label]["protocol"]["num_samples"] for label in labels[:3]} == {3}
+    for label in labels:
+        rows = (out / f"result.{label}.csv").read_text().splitlines()
+        assert len(rows) == 5 and rows[1].startswith("1,2,") and rows[4].startswith("4,5,")
+    one = content["psnr_best_of_3"]["details"]
+    assert one["own_choice"]["value"] >= one["chosen_by_ssim"]["value"] > one["mean_of_samples"]["value"]
+    assert main(["eval", "report", str(out / "result.json"), "--out", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").read_text().count("<polygon") == 1 + 3 + 2 + 3
+
+
+def test_of_several_processes_the_first_alone_writes(guesses, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("vidgen.distributed.process_group", lambda: nullcontext(1))
+    assert run(*guesses, "--metric", "psnr", "--out", tmp_path / "out") == 0
+    assert capsys.readouterr().out == "" and not (tmp_path / "out").exists()
+
+
+def test_settings_of_single_scores(guesses, tmp_path):
+    words = ["--metric", "best_of_n,psnr", "best_of_n.metric=psnr", "best_of_n.num_samples=2", "psnr.context_frames=0"]
+    assert run(*guesses, *words, "--out", tmp_path / "a.json") == 0
+    assert list(json.loads((tmp_path / "a.json").read_text())["metrics"]) == ["tiny_fd", "psnr_best_of_2", "psnr"]
+    assert saved(tmp_path / "a.json", "psnr_best_of_2")["protocol"]["context_frames"] == 2
+    assert saved(tmp_path / "a.json", "psnr")["protocol"]["context_frames"] == 0
+
+
+def test_mistakes_about_predictions_are_one_line(guesses, tmp_path, capsys, places):
+    def message(*words: Any) -> str:
+        return error_of(capsys, *guesses, "--device", "cpu", *words)
+
+    assert message("--metric", "best_of_n", "best_of_n.metric=[psnr,mse]") == (
+        "best_of_n.metric: expected 'psnr' | 'ssim' | 'lpips' | Sequence['psnr' | 'ssim' | 'lpips'],"
+        " got ['psnr', 'mse'] (list)"
+    )
+    few = ["--metric", "best_of_n", "best_of_n.metric=[psnr,ssim]", "--num-frames", "2"]
+    assert message(*few) == "best_of_n: 2 context frames of 2 leave none to compare; take longer videos"
+    folder = ["--metric", "best_of_n", "best_of_n.metric=psnr", "--device", "cpu"]
+    assert error_of(capsys, *folder, "--real", tmp_path / "real.npz", "--fake", tmp_path / "real.npz") == (
+        "psnr_best_of_100: wants 100 generated videos for each real one, which a model makes; give --ckpt"
+    )
+
+
 def test_an_exported_folder_is_measured_too(checkpoint, tmp_path, places):
     export_checkpoint(checkpoint, tmp_path / "exported")
     for name, place in (("a", checkpoint), ("b", tmp_path / "exported")):
@@ -291,8 +382,13 @@ def test_a_result_that_could_not_be_written_is_found_before_the_work(places, tmp
     monkeypatch.setattr("vidgen.evaluation.request.run", None)
     (tmp_path / "file").write_text("")
     words = ["--metric", TINY, *places]
-    assert error_of(capsys, *words, "--out", tmp_path) == (
-        f"--out: {tmp_path} is a folder; give the name of a file, as in {tmp_path}/result.json"
+    (tmp_path / "x.json" / "result.json").mkdir(parents=True)
+    assert error_of(capsys, *words, "--out", tmp_path / "x.json") == (
+        f"--out: {tmp_path}/x.json is a folder; give the name of a file, as in {tmp_path}/x.json/result.json"
+    )
+    assert error_of(capsys, *words, "--out", tmp_path / "file" / "folder") == (
+        f"--out: {tmp_path}/file/folder/result.json cannot be written (Not a directory: {tmp_path}/file);"
+        " choose another place"
     )
     assert error_of(capsys, *words, "--out", tmp_path / "file" / "a.json") == (
         f"--out: {tmp_path}/file/a.json cannot be written (Not a directory: {tmp_path}/file); choose another place"

@@ -25,6 +25,7 @@ class Keyworded(VideoModel):
         times: tuple[float, ...] = (),
         latents: Tensor | None = None,
         guide: Tensor | float | None = None,
+        attributes: list[str] | None = None,
         **more: Any,
     ) -> Tensor:
         """Nothing.
@@ -50,6 +51,11 @@ class Plain(VideoModel):
         (["--prompt", "p", "--frames", "null"], {"prompt": "p", "frames": None}),
         (["--prompt", "p", "--times", "0", "-1.5"], {"prompt": "p", "times": (0.0, -1.5)}),
         (["--prompt", "p", "--guide", "1e-3"], {"prompt": "p", "guide": 0.001}),
+        (["--prompt", "p", "--attributes", "a=b@0,c@8"], {"prompt": "p", "attributes": ["a=b@0,c@8"]}),
+        (["--prompt", "p", "--attributes", "a=b", "c=3"], {"prompt": "p", "attributes": ["a=b", "c=3"]}),
+        (["--prompt", "p", "--attributes", "yes", "3"], {"prompt": "p", "attributes": ["yes", "3"]}),
+        (["--prompt", "p", "--attributes", "3"], {"prompt": "p", "attributes": ["3"]}),
+        (["--prompt", "p", "--attributes=[a=b, c=3]"], {"prompt": "p", "attributes": ["a=b", "c=3"]}),
     ],
 )
 def test_words_become_values_of_the_right_type(words, values):
@@ -65,7 +71,7 @@ def test_a_required_keyword_is_asked_for():
 
 
 def test_what_only_tensors_can_be_given_to_is_no_option():
-    assert list(sample_keywords(Keyworded)) == ["prompt", "frames", "times", "guide"]
+    assert list(sample_keywords(Keyworded)) == ["prompt", "frames", "times", "guide", "attributes"]
 
 
 def test_every_keyword_is_described():
@@ -74,6 +80,7 @@ def test_every_keyword_is_described():
         "  --frames (list[int] | None, default None): (not described)",
         "  --times (tuple[float, ...], default ()): (not described)",
         "  --guide (float | None, default None): (not described)",
+        "  --attributes (list[str] | None, default None): (not described)",
     ]
 
 

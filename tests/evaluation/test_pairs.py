@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.evaluation.tiny import TinyError, clips_of, videos
+from tests.guessing_model import Guess
 from tests.noise_model import SeededNoise
 from vidgen.data.annotations import Labels
 from vidgen.data.arrays import ArrayVideos
@@ -151,6 +152,52 @@ def test_several_videos_are_drawn_for_each_real_one(tmp_path):
         errors.append((made.double() - given.double()).abs().mean().item())
     assert float(one.compute()) == pytest.approx(errors[0], rel=1e-6)
     assert float(three.compute()) == pytest.approx(np.mean(errors), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 8])
+@pytest.mark.parametrize("number", [2, 5, 7])
+def test_groups_are_made_once_for_each_draw(tmp_path, monkeypatch, batch_size, number):
+    np.save(tmp_path / "a.npy", videos(7))
+    rule = ClipRule(6, order="first", start="first")
+    target, condition = clips_of(tmp_path / "a.npy", rule, number), clips_of(tmp_path / "a.npy", rule)
+    fake = GeneratedClips(Guess(group=3).eval(), number, rule, condition=condition)
+    one, two, blocks = TinyError(), TinyError(num_samples=2), []
+    monkeypatch.setattr(target, "read", lambda block: blocks.append(len(block)) or StoredClips.read(target, block))
+    Pairs(target, fake).feed([one, two], progress=False, batch_size=batch_size)
+    assert max(blocks) <= batch_size and sum(blocks) == number
+    seeds = [fake.draw(which).seed for which in range(2)]
+    assert fake.model.calls == [(first, 3, seed) for first in range(0, number, 3) for seed in seeds]
+    assert (one.result()[1], two.result()[1]) == ({"pairs": number}, {"pairs": number})
+    given = target.read(range(number))
+    errors = [
+        [
+            (made.video.double() - real.video.double()).abs().mean().item()
+            for made, real in zip(read, given, strict=True)
+        ]
+        for read in (fake.draw(which).read(range(number)) for which in range(2))
+    ]
+    assert float(one.compute()) == pytest.approx(np.mean(errors[0]), rel=1e-12)
+    assert float(two.compute()) == pytest.approx(np.mean(errors), rel=1e-12)
+
+
+def share_of_groups(folder: str) -> tuple[float, list[int], list[tuple[int, int, int]]]:
+    rule = ClipRule(6, order="first", start="first")
+    condition = clips_of(Path(folder) / "a.npy", rule)
+    fake = GeneratedClips(Guess(group=3).eval(), 7, rule, condition=condition)
+    pairs, metric = Pairs(condition, fake), TinyError()
+    pairs.feed([metric], progress=False, batch_size=2)
+    pairs.gather()
+    return float(metric.compute()), sorted(pairs.facts["fake"].digests.values()), fake.model.calls
+
+
+def test_processes_make_whole_groups(pair, tmp_path):
+    np.save(tmp_path / "a.npy", videos(7, seed=1))
+    alone = share_of_groups(str(tmp_path))
+    found = pair.run(share_of_groups, folder=str(tmp_path))
+    assert [first for first, _, _ in alone[2]] == [0, 3, 6]
+    assert [[first for first, _, _ in calls] for _, _, calls in found] == [[0, 6], [3]]
+    for value, digests, _ in found:
+        assert (value, digests) == (pytest.approx(alone[0], rel=1e-12), alone[1])
 
 
 def test_stored_videos_are_one_for_each_real_one(tmp_path):

@@ -204,7 +204,7 @@ def test_the_page_needs_nothing_from_elsewhere(tmp_path):
 
 
 def test_hostile_texts_stay_text(tmp_path):
-    details = {"windows": WINDOWS, **FIT}
+    details = {"windows": WINDOWS, **FIT, HOSTILE: {"per_frame": [1.0, 2.0]}}
     changes = {
         "protocol": HOSTILE,
         "extractor__name": HOSTILE,
@@ -221,7 +221,7 @@ def test_hostile_texts_stay_text(tmp_path):
     assert not any(key.startswith("on") for _, attributes in page.elements for key in attributes)
     assert {f"{HOSTILE} [1]", f"{HOSTILE}2 ", name, f"protocol {HOSTILE}"} <= set(page.texts)
     assert f"{name}, sample 1, playing" in [video["aria-label"] for video in page.all("video")]
-    assert len(page.charts()) == 5
+    assert len(page.charts()) == 7
 
 
 def test_characters_that_cannot_be_written_are_replaced(tmp_path):
@@ -231,6 +231,7 @@ def test_characters_that_cannot_be_written_are_replaced(tmp_path):
 
 def test_odd_details_and_protocols_do_not_break_the_page(tmp_path):
     odd = {"windows": [1, {"first_frame": "x"}, {"value": 2}], "sizes": [0, "x", None], "distances": 3, "slope": "x"}
+    odd |= {"curve": {"per_frame": ["x"]}, "other": {"per_frame": 3}}
     protocols = [{}, {"fake": 3, "real": "x", "extractor": [1]}, {"fake": {"iteration": "x", "path": 3}, "sides": []}]
     metrics = {f"m{n}": MetricResult(1.0, odd, one) for n, one in enumerate(protocols)}
     metrics["fit"] = MetricResult(1.0, {"slope": 1, "sizes": [0, "x", None], "distances": [1, 2, 3]}, {})
@@ -308,6 +309,56 @@ def test_windows_are_drawn_for_each_group_of_comparable_results(tmp_path):
     assert corners(first) == [4, 4] and corners(second) == [4]
     assert {"fvd [1] by window", "fvd [2] by window"} <= set(page.texts)
     assert [title.text for title in second.iter("title")][1] == "2: 11.0000 from frame 16 on"
+
+
+CURVE = {"value": 2.0, "per_frame": [3.0, 2.0, None, 1.0], "ci95_half_width": [0.5, 0.25, None, 0.125]}
+SCORES = {"own_choice": CURVE, "chosen_by_ssim": CURVE, "mean_of_samples": {"per_frame": [1.0, 0.5]}}
+
+
+def bands(svg: ElementTree.Element) -> list[list[tuple[float, ...]]]:
+    corners = [str(band.get("points")).split() for band in svg.iter("polygon")]
+    return [[tuple(map(float, corner.split(","))) for corner in band] for band in corners]
+
+
+def test_scores_of_frames_are_drawn_with_their_bands(tmp_path):
+    found = [metric(2.0, CURVE, context_frames=5), metric(2.0, CURVE, context_frames=5), metric(2.0, CURVE, stride=2)]
+    paths = [save(tmp_path / f"{n}.json", psnr=one) for n, one in enumerate(found)]
+    first, second = report(*paths).charts()
+    assert [corners(svg) for svg in (first, second)] == [[3, 3], [3]]
+    assert first.get("aria-label") == "Chart: psnr [1] against predicted frame, 2 lines"
+    assert second.get("aria-label") == "Chart: psnr [2] against frame, 1 line"
+    assert [title.text for title in second.iter("title")] == [
+        "2: 3.00000 (2.50000 to 3.50000) at 1",
+        "2: 2.00000 (1.75000 to 2.25000) at 2",
+        "2: 1.00000 (0.875000 to 1.12500) at 4",
+    ]
+    (band,) = bands(second)  # of steps 1 and 2; step 4 stands alone
+    (left, top), (right, upper), (_, lower), (_, bottom) = band
+    places = dots(second)
+    assert (left, right) == (places[0][0], places[1][0])
+    for (_, place), ends, half in zip(places, ((top, bottom), (upper, lower)), (0.5, 0.25), strict=False):
+        assert sum(ends) / 2 == pytest.approx(place, abs=0.1)
+        assert (ends[1] - ends[0]) / (places[1][1] - places[0][1]) == pytest.approx(2 * half, rel=0.01)
+
+
+def test_labelled_scores_are_lines_of_one_chart(tmp_path):
+    score = {"score": {"metric": "ssim"}, "context_frames": 2}
+    page = report(save(tmp_path / "a.json", ssim_best_of_9=metric(2.0, SCORES, **score)))
+    (svg,) = page.charts()
+    assert corners(svg) == [3, 2] and len(bands(svg)) == 1
+    assert {" a: own_choice, chosen_by_ssim", " a: mean_of_samples", "SSIM", "ssim_best_of_9"} <= set(page.texts)
+
+
+def test_files_of_curves_are_listed_where_they_are(tmp_path):
+    a = save(tmp_path / "a.json", psnr=metric(2.0, CURVE), fvd=metric())
+    b = save(tmp_path / "b.json", fvd=metric())
+    page = report(a, b)
+    assert page.row("a")[-1] == "a.psnr.csva.psnr.png" and page.row("b")[-1] == ""
+    assert ["", "file", "made", "command", "curves"] in page.cells
+    (tmp_path / "a.psnr.csv").unlink()
+    assert report(a, b).row("a")[-1] == "a.psnr.png"
+    (tmp_path / "a.psnr.png").unlink()
+    assert ["", "file", "made", "command"] in report(a, b).cells
 
 
 def test_an_extrapolation_is_a_line_that_ends_at_its_value(tmp_path):

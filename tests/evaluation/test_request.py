@@ -12,6 +12,7 @@ import torch
 
 from tests.data.strips import make_strips, random_frames, save_strip
 from tests.evaluation.tiny import METRICS, distance_of, videos
+from tests.guessing_model import Guess
 from tests.noise_model import SeededNoise
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
@@ -19,6 +20,7 @@ from vidgen.evaluation.request import Request, Trained, metric_sections, run
 from vidgen.evaluation.result import Evaluation
 from vidgen.evaluation.run import Settings
 from vidgen.media import to_uint8
+from vidgen.models.vgan import VGAN
 
 TINY, ORDER, ERROR = (METRICS + name for name in ("TinyDistance", "TinyOrder", "TinyError"))
 SETTINGS = Settings(progress=False, num_samples=0)
@@ -227,6 +229,46 @@ def test_predicting_models_need_real_videos_whatever_is_measured(tmp_path):
     make_strips(tmp_path / "strips", {f"{n}.png": 20 for n in range(9)})
     given = trained(Brighter(size=8, context="video"))
     assert counts(measured(ORDER, trained=given, real=str(tmp_path / "strips")), "tiny_order") == [9]
+
+
+def test_converted_models_are_given_frames_of_their_size():
+    model = VGAN(**VGAN.small_variants()["first_frame"])
+    assert Trained(model, "x.ckpt", {"data_spec": None}, "cafe", "ema").wants() == {"resolution": 16, "channels": 3}
+
+
+def told(model: Guess, **keywords: Any) -> Trained:
+    about = {"data_spec": DataSpec(3, 8, 6, None, 4, 6, 30).to_dict()}
+    return Trained(model.eval(), "x.ckpt", about, "cafe", "ema", keywords)
+
+
+def test_keywords_say_whether_a_model_predicts(places):
+    result = measured(ERROR, TINY, real=places["real"], trained=told(Guess(optional=True), observed=4), num_videos=5)
+    assert result.metrics["tiny_error"].details == {"pairs": 5}
+    assert result.metrics["tiny_error"].protocol["pairing"] == "condition"
+    assert result.metrics["tiny_fd"].protocol["fake"]["condition"]["path"] == places["real"]
+    assert message(ERROR, real=places["real"], trained=told(Guess(optional=True))) == (
+        "tiny_error: x.ckpt makes videos from a seed alone; say with sample.observed=N how many frames of the real ones"
+        " it is given"
+    )
+    free = told(Guess(optional=True), observed=0)
+    assert free.reads == () and free.wants() == {}
+    assert told(Guess(optional=True), observed=1).wants() == {"resolution": 8, "channels": 3}
+    assert measured(ORDER, trained=free, num_videos=5, common={"num_frames": 6}).metrics["tiny_order"].value > 0
+
+
+def test_groups_are_of_all_real_videos_however_many_are_looked_at(places):
+    shown = {}
+    for number in (21, 30):  # 21 ends within a group
+        settings = Settings(progress=False, num_samples=30, keep_fake=False)
+        model = told(Guess(group=4))
+        result = measured(TINY, real=places["real"], trained=model, num_videos=number, settings=settings)
+        shown[number] = [int(video.astype(int).sum()) for video in result.samples.fake]
+    assert shown[21] == shown[30][:21]
+    some, all_of_them = Guess(group=4), Guess(group=4)
+    measured(ERROR, real=places["real"], trained=told(some), num_videos=5)
+    measured(ERROR, real=places["real"], trained=told(all_of_them))
+    assert [call[:2] for call in some.calls] == [(0, 4), (4, 4)] and len(all_of_them.calls) == 8
+    assert all(torch.equal(one, other) for one, other in zip(some.given, all_of_them.given, strict=False))
 
 
 def test_pairs_of_stored_videos(places):

@@ -199,6 +199,15 @@ def test_clips_are_cut_as_a_metric_wants_them():
     assert clip_rule(metric, "real", settings) == ClipRule(5, 3, "first", "first", 2, 3)
     assert clip_rule(metric, "fake", settings) == ClipRule(5, 3, "shuffled", "random", 2, 3)
     assert clip_rule(TinyDistance(), "real", settings).num_frames == 16
+    metric.whole_strides = True
+    assert clip_rule(metric, "fake", settings) == ClipRule(5, 3, "shuffled", "random", 2, 3)
+    assert clip_rule(metric, "fake", settings, predicted=True) == ClipRule(5, 3, "first", "first", 2, 3, True)
+    metric.skip_frames = 4
+    with pytest.raises(UserError) as error:
+        clip_rule(metric, "fake", settings)
+    assert str(error.value) == (
+        "tiny_fd: needs clips of at least 2 frames, and 5 less the 4 that are skipped are 1; raise num_frames"
+    )
 
 
 def test_generated_videos_are_measured_whatever_the_batch_size(places):

@@ -16,6 +16,7 @@ from PIL import Image
 from tests.data.layouts import save_video
 from tests.data.strips import make_strips, random_frames
 from tests.evaluation.tiny import clips_of, videos
+from tests.guessing_model import Guess
 from tests.noise_model import SeededNoise
 from vidgen.data.annotations import Labels
 from vidgen.data.dataset import VideoDataset
@@ -26,7 +27,7 @@ from vidgen.data.video_folder import VideoFolder
 from vidgen.errors import UserError
 from vidgen.evaluation.compression import compression, is_lossy
 from vidgen.evaluation.identity import data_identity
-from vidgen.evaluation.sources import Clip, ClipRule, GeneratedClips, StoredClips, Unusable
+from vidgen.evaluation.sources import Clip, ClipRule, ClipSource, GeneratedClips, StoredClips, Unusable
 from vidgen.media import to_uint8
 
 NONE = Labels("none")
@@ -297,6 +298,178 @@ def test_draws_differ_and_the_first_is_the_source_itself():
     assert not torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[1], draws[2])
     assert len({json.dumps(clips.draw(which).identity(), sort_keys=True) for which in range(3)}) == 3
+
+
+# --- models whose videos depend on each other ---
+
+FIRST = ClipRule(6, order="first", start="first")
+
+
+@pytest.fixture
+def condition(tmp_path: Path) -> StoredClips:
+    """Seven videos."""
+    np.save(tmp_path / "a.npy", videos(7, frames=9))
+    return clips_of(tmp_path / "a.npy", FIRST)
+
+
+def guesses(condition: ClipSource, num: int = 7, **settings: Any) -> GeneratedClips:
+    return GeneratedClips(Guess(group=3).eval(), num, FIRST, condition=condition, **settings)
+
+
+def group_by_hand(condition: ClipSource, rows: list[int], first: int, seed: int = 0) -> torch.Tensor:
+    given = torch.stack([clip.video for clip in condition.read(rows)])
+    with torch.no_grad():
+        made = Guess(group=3).sample(len(rows), seed=seed, first=first, batch={"video": given.float() / 127.5 - 1})
+    return to_uint8(made)
+
+
+def pixels(read: list[Any]) -> torch.Tensor:
+    return torch.stack([clip.video for clip in read])
+
+
+def test_groups_are_of_all_conditions_and_the_last_is_filled_up(condition):
+    clips = guesses(condition)
+    wanted = [group_by_hand(condition, [0, 1, 2], 0), group_by_hand(condition, [3, 4, 5], 3),
+              group_by_hand(condition, [6, 0, 1], 6)[:1]]  # fmt: skip
+    read = clips.read(range(7))
+    assert numbers_of(read) == list(range(7))
+    assert torch.equal(pixels(read), torch.cat(wanted))
+    assert clips.model.calls == [(0, 3, 0), (3, 3, 0), (6, 3, 0)]
+    assert not torch.equal(wanted[2], group_by_hand(condition, [6], 6))
+
+
+@pytest.mark.parametrize("asked", [[[0]], [[4]], [[6]], [[2, 3]], [[5, 1]], [[0, 1], [2, 3], [4, 5], [6]], [[6], [0]]])
+def test_a_video_is_the_same_whatever_is_asked_with_it(condition, asked):
+    whole = pixels(guesses(condition).read(range(7)))
+    clips = guesses(condition)
+    for numbers in asked:
+        read = clips.read(numbers)
+        assert numbers_of(read) == numbers
+        assert torch.equal(pixels(read), whole[numbers])
+    fewer = guesses(condition, num=max(map(max, asked)) + 1)
+    assert torch.equal(pixels(fewer.read(asked[-1])), whole[asked[-1]])
+
+
+def test_a_group_is_not_made_again_for_the_rest_of_it(condition):
+    clips = guesses(condition)
+    for block in ([0, 1], [2, 3], [4], [5], [6]):
+        clips.read(block)
+    assert [call[0] for call in clips.model.calls] == [0, 3, 6]
+    clips.read([0])
+    assert [call[0] for call in clips.model.calls] == [0, 3, 6, 0]  # one is kept, not all
+
+
+def test_draws_keep_groups_of_their_own(condition):
+    clips = guesses(condition, seed=4)
+    draws = [clips.draw(which) for which in range(3)]
+    for block in ([0, 1], [2], [3, 4], [5]):
+        for which, draw in enumerate(draws):
+            first = block[0] // 3 * 3
+            wanted = group_by_hand(condition, [first, first + 1, first + 2], first, draws[which].seed)
+            assert torch.equal(pixels(draw.read(block)), wanted[[number - first for number in block]])
+    assert len(clips.model.calls) == 2 * 3
+    assert len({draw.seed for draw in draws}) == 3 and draws[0].seed == 4
+
+
+def test_what_is_kept_has_a_limit(condition, monkeypatch):
+    one = 3 * 3 * 6 * 8 * 8
+    monkeypatch.setattr("vidgen.evaluation.sources.KEPT_BYTES", 2 * one)
+    clips = guesses(condition)
+    draws = [clips.draw(which) for which in range(3)]
+    for block in ([0], [1], [2]):
+        for draw in draws:
+            draw.read(block)
+    seeds = [seed for _, _, seed in clips.model.calls]
+    assert [seeds.count(draw.seed) for draw in draws] == [1, 1, 3]
+    monkeypatch.setattr("vidgen.evaluation.sources.KEPT_BYTES", one - 1)
+    alone = guesses(condition)
+    for block in ([0], [1], [2]):
+        alone.read(block)
+    assert len(alone.model.calls) == 1  # too large, but the only one
+
+
+class Torn(ClipSource):
+    """Clips some of which cannot be had."""
+
+    def __init__(self, source: StoredClips, lost: set[int], passing: bool = False) -> None:
+        self.source, self.lost, self.passing, self.clips = source, lost, passing, source.clips
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, numbers: Any) -> Any:
+        """Those that can be had."""
+        read = self.source.read(numbers)
+        return [Unusable(c.number, "a", "torn", self.passing) if c.number in self.lost else c for c in read]
+
+    def identity(self) -> dict[str, Any]:
+        """That of the clips."""
+        return self.source.identity()
+
+    def describe(self) -> dict[str, Any]:
+        """Those of the clips."""
+        return self.source.describe()
+
+
+def test_others_of_the_group_take_the_place_of_what_cannot_be_read(condition):
+    clips = guesses(Torn(condition, {0, 4}))
+    read = clips.read(range(7))
+    assert numbers_of(read) == list(range(7))
+    assert [item.number for item in read if isinstance(item, Unusable)] == [0, 4]
+    whole = group_by_hand(condition, [1, 1, 2], 0), group_by_hand(condition, [3, 3, 5], 3)
+    assert torch.equal(pixels([read[1], read[2]]), whole[0][1:])
+    assert torch.equal(pixels([read[3], read[5]]), whole[1][[0, 2]])
+    assert torch.equal(read[6].video, group_by_hand(condition, [6, 6, 1], 6)[0])  # a filler is replaced too
+    lost = guesses(Torn(condition, {0, 1, 2})).read(range(3))
+    assert lost == [Unusable(number, "a", "torn") for number in range(3)]
+
+
+def test_a_group_waits_for_what_can_be_read_next_time(condition):
+    clips = guesses(Torn(condition, {4}, passing=True))
+    read = clips.read(range(2, 7))
+    assert [item.number for item in read if isinstance(item, Clip)] == [2, 6]
+    assert read[1:4] == [Unusable(number, "a", "torn", True) for number in (3, 4, 5)]
+
+
+def test_what_decides_groups_is_part_of_the_identity(condition, tmp_path):
+    def key(size: int, given: ClipSource, num: int = 3) -> str:
+        clips = GeneratedClips(Guess(group=size).eval(), num, FIRST, condition=given, fingerprint="x")
+        return json.dumps(clips.identity(), sort_keys=True)
+
+    fewer = clips_of(tmp_path / "a.npy", FIRST, limit=4)
+    assert len({key(1, condition), key(2, condition), key(3, condition), key(3, fewer)}) == 4
+    assert key(1, condition) == key(1, fewer)
+    assert key(3, condition, num=2) == key(3, condition)
+    assert "group" not in json.loads(key(1, condition))
+
+
+def test_keywords_may_take_groups_apart(condition):
+    clips = guesses(condition, keywords={"apart": True})
+    read = clips.read([0, 1, 4])
+    assert clips.model.calls == [(0, 2, 0), (4, 1, 0)]
+    single = GeneratedClips(Guess().eval(), 7, FIRST, condition=condition)
+    assert torch.equal(pixels(read), pixels(single.read([0, 1, 4])))
+    assert "group" not in clips.identity()
+
+
+def test_groups_without_conditions():
+    clips = GeneratedClips(Guess(group=3, optional=True).eval(), 4, ClipRule(6))
+    read = clips.read([3, 1])
+    assert numbers_of(read) == [3, 1] and clips.model.calls == [(0, 3, 0), (3, 3, 0)]
+
+
+@pytest.mark.parametrize(("keywords", "read"), [({}, False), ({"observed": 0}, False), ({"observed": 3}, True)])
+def test_keywords_say_whether_videos_are_made_for_real_ones(condition, keywords, read):
+    model = Guess(optional=True).eval()
+    clips = GeneratedClips(model, 9, FIRST, condition=condition, keywords=keywords)
+    assert (clips.condition is not None) == read
+    assert len(clips) == (7 if read else 9)
+    made = clips.read([1])[0].video
+    if read:
+        assert torch.equal(made[:, :3], condition.read([1])[0].video[:, :3])
+        with pytest.raises(UserError) as error:
+            GeneratedClips(model, 9, FIRST, keywords=keywords)
+        assert str(error.value) == "guess samples from given video; give --real"
 
 
 def test_models_that_cannot_do_what_is_asked_say_so(tmp_path):

@@ -17,7 +17,7 @@ from vidgen.metrics.best_of import (
     confidence_interval,
     mean_of_samples,
 )
-from vidgen.metrics.image_quality import psnr, ssim
+from vidgen.metrics.image_quality import PeakSignalToNoiseRatio, StructuralSimilarity, psnr, ssim
 from vidgen.metrics.summed import interval_from_sums
 
 SCORES = torch.tensor([[[1.0, 9.0], [4.0, 4.0], [6.0, 5.0]], [[7.0, 0.0], [2.0, 2.0], [3.0, 3.0]]])
@@ -193,6 +193,135 @@ def test_scores_have_names():
         BestOfN("mse")
     with pytest.raises(UserError, match=r"^best_of_n: num_samples is 0; it must be at least 1$"):
         BestOfN("ssim", 0)
+
+
+def large_samples(number=3, of_each=3, frames=2, seed=0):
+    """Large enough for LPIPS."""
+    rng = torch.Generator().manual_seed(seed)
+    target = torch.randint(256, (number, 3, frames, 32, 32), generator=rng, dtype=torch.uint8)
+    noise = torch.randint(-90, 91, (number, of_each, *target.shape[1:]), generator=rng)
+    scale = torch.rand(number, of_each, 1, frames, 1, 1, generator=rng)
+    return (target[:, None] + noise * scale).clamp(0, 255).to(torch.uint8), target
+
+
+def test_several_scores_are_those_of_each_alone():
+    fake, target = large_samples()
+    together = BestOfN(num_samples=3, weights="random")
+    for one, other in zip(fake.split(2), target.split(2), strict=True):
+        together.update(one, other)
+    assert [member.label for member in together.members()] == [
+        "psnr_best_of_3",
+        "ssim_best_of_3",
+        "lpips_random_alex_best_of_3",
+    ]
+    for name, member in zip(("psnr", "ssim", "lpips"), together.members(), strict=True):
+        alone = BestOfN(name, 3, weights="random")
+        alone.update(fake, target)
+        assert float(member.compute()) == pytest.approx(float(alone.compute()), rel=1e-6)
+        assert member.details.keys() == alone.details.keys()
+        for label, curve in alone.details.items():
+            assert member.details[label]["per_frame"] == pytest.approx(curve["per_frame"], rel=1e-6)
+            assert member.details[label]["ci95_half_width"] == pytest.approx(curve["ci95_half_width"], rel=1e-4)
+        assert (member.protocol(), member.warnings()) == (alone.protocol(), alone.warnings())
+        assert member.higher_is_better == alone.higher_is_better == (name != "lpips")
+        assert alone.members() == [alone.members()[0]] and alone.label == member.label
+
+
+def test_each_score_of_each_sample_is_computed_once(monkeypatch):
+    seen = []
+    for metric in (PeakSignalToNoiseRatio, StructuralSimilarity):
+        original = metric.scores
+        monkeypatch.setattr(
+            metric,
+            "scores",
+            lambda self, fake, target, original=original: (
+                seen.append((self.name, len(fake))) or original(self, fake, target)
+            ),
+        )
+    monkeypatch.setattr("vidgen.metrics.best_of._SAMPLES_PER_PASS", 3)
+    fake, target = samples(2)
+    metric = BestOfN(["psnr", "ssim", "psnr"], 4)
+    metric.update(fake, target)
+    assert sorted(seen) == [("psnr", 2), ("psnr", 6), ("ssim", 2), ("ssim", 6)]
+    whole = table(psnr, fake, target)
+    assert metric.members()[0].compute().item() == pytest.approx(best_of_own_choice(whole).mean().item(), rel=1e-12)
+
+
+def test_several_scores_have_one_name_and_the_value_of_the_first():
+    fake, target = samples(2)
+    metric = BestOfN(["ssim", "psnr"], 4)
+    metric.update(fake, target)
+    assert (metric.label, metric.higher_is_better) == ("best_of_n", True)
+    assert float(metric.compute()) == metric.details["ssim_best_of_4"]["own_choice"]["value"]
+    assert list(metric.details) == ["ssim_best_of_4", "psnr_best_of_4"]
+    assert metric.details == {member.label: member.details for member in metric.members()}
+    assert metric.protocol() == {
+        "metric": "best_of_n",
+        **{member.label: member.protocol() for member in metric.members()},
+    }
+    metric.reset()
+    assert [int(member.num_videos) for member in metric.members()] == [0, 0]
+
+
+def test_warnings_of_several_scores_stand_once():
+    metric = BestOfN(["lpips", "ssim"], 1, chosen_by="lpips", weights="random")
+    assert metric.warnings() == [
+        "lpips_random_alex: the weights of alex are random; not comparable with published numbers"
+    ]
+
+
+@pytest.mark.parametrize(("asked", "left_out"), [(None, 2), (0, 0), (1, 1)])
+def test_all_scores_leave_out_what_the_model_was_given(asked, left_out):
+    fake, target = samples(2)
+    metric = BestOfN(["psnr", "ssim"], 4, context_frames=asked)
+    metric.set_context(2)
+    metric.update(fake, target)
+    part = fake[:, :, :, left_out:], target[:, :, left_out:]
+    for member, score in zip(metric.members(), (psnr, ssim), strict=True):
+        expected = best_of_own_choice(table(score, *part)).mean()
+        assert member.compute().item() == pytest.approx(expected.item(), rel=1e-12)
+        assert member.protocol()["context_frames"] == left_out
+
+
+def test_context_leaves_something_to_compare():
+    metric = BestOfN(["psnr", "ssim"], 4)
+    metric.set_context(3)
+    metric.check_length(4)
+    with pytest.raises(
+        ValueError, match=r"^best_of_n: 3 context frames of 3 leave none to compare; take longer videos$"
+    ):
+        metric.check_length(3)
+    with pytest.raises(UserError, match=r"^best_of_n: context_frames is -1; it must be at least 0$"):
+        BestOfN("ssim", 4, context_frames=-1)
+    with pytest.raises(UserError, match=r"^best_of_n: metric names no score \(known: psnr, ssim, lpips\)$"):
+        BestOfN([], 4)
+
+
+def several_on_rank(fake, target):
+    metric = BestOfN(["psnr", "ssim"], fake.shape[1])
+    for number in range(torch.distributed.get_rank(), len(fake), 2):
+        metric.update(fake[number : number + 1], target[number : number + 1])
+    return [(member.label, float(member.compute()), member.details) for member in metric.members()]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_two_processes_equal_one_in_several_scores(pair: ProcessPair, number):
+    fake, target = samples(number)
+    alone = BestOfN(["psnr", "ssim"], 4)
+    alone.update(fake, target)
+    first, second = pair.run(several_on_rank, fake=fake, target=target)
+    assert first == second
+    for member, (label, value, details) in zip(alone.members(), first, strict=True):
+        assert (label, value) == (member.label, pytest.approx(float(member.compute()), rel=1e-12))
+        for name, curve in member.details.items():
+            assert details[name]["per_frame"] == pytest.approx(curve["per_frame"], rel=1e-12)
+
+
+def test_scores_of_a_metric_move_with_it():
+    metric = BestOfN(num_samples=2, weights="random").to("meta")
+    assert {member.device.type for member in metric.members()} == {"meta"}
+    network = metric.members()[2].scorer.network
+    assert {value.device.type for value in network.parameters()} == {"meta"}
 
 
 def test_one_sample_needs_no_axis_of_samples():

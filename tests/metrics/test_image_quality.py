@@ -356,10 +356,31 @@ def test_only_bytes_are_taken(make):
 
 
 def test_context_leaves_something_to_compare():
-    with pytest.raises(ValueError, match=r"^ssim: 4 context frames of 4 leave none to compare$"):
+    with pytest.raises(ValueError, match=r"^ssim: 4 context frames of 4 leave none to compare; take longer videos$"):
         StructuralSimilarity(context_frames=4).update(videos(), videos())
     with pytest.raises(UserError, match=r"^psnr: context_frames is -1; it must be at least 0$"):
         PeakSignalToNoiseRatio(context_frames=-1)
+
+
+@pytest.mark.parametrize(("asked", "told", "left_out"), [(None, 2, 2), (0, 2, 0), (1, 2, 1), (None, 0, 0)])
+def test_what_the_model_was_given_is_left_out_unless_asked_otherwise(asked, told, left_out):
+    fake, target = videos(seed=1), videos(seed=2)
+    metric = PeakSignalToNoiseRatio(context_frames=asked)
+    assert metric.protocol()["context_frames"] == (asked or 0)
+    metric.set_context(3)
+    metric.set_context(told)  # by a second evaluation
+    value = fed(metric, fake, target, 1).compute()
+    assert value.item() == pytest.approx(psnr(fake, target)[:, left_out:].mean().item(), rel=1e-12)
+    assert (metric.protocol()["context_frames"], metric.protocol()["num_frames"]) == (left_out, 4 - left_out)
+
+
+def test_videos_that_are_all_context_are_refused_before_they_are_made():
+    metric = LearnedPerceptualSimilarity(weights="random")
+    metric.check_length(1)
+    metric.set_context(3)
+    metric.check_length(4)
+    with pytest.raises(ValueError, match=r"^lpips: 3 context frames of 3 leave none to compare; take longer videos$"):
+        metric.check_length(3)
 
 
 def test_all_videos_are_equally_long():

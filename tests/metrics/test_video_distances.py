@@ -163,3 +163,59 @@ def test_a_protocol_that_does_not_exist_is_named():
     with pytest.raises(UserError) as caught:
         FrechetVideoDistance("stylegan-v", weights="random")
     assert str(caught.value) == f"protocol 'stylegan-v': unknown; did you mean 'styleganv'? (known: {known})"
+
+
+@pytest.mark.parametrize("metric", [FrechetVideoDistance, KernelVideoDistance])
+def test_first_frames_can_be_skipped_on_both_sides(metric):
+    def value(real, fake, **settings):
+        found = metric(**settings)
+        found.set_context(3)
+        found.update(as_batch(real), real=True)
+        found.update(as_batch(fake), real=False)
+        return float(found.compute()), found.protocol()
+
+    real, fake = videos(20, frames=7, seed=1), videos(15, frames=7, seed=2)
+    whole, about = value(real, fake)
+    assert (about["context_frames"], about["skip_frames"], about["num_frames"]) == (3, 0, 7)
+    cut, about = value(real, fake, skip_frames="context", num_frames=7)
+    assert (about["context_frames"], about["skip_frames"], about["num_frames"]) == (3, 3, 7)
+    assert cut == pytest.approx(value(real[:, 3:], fake[:, 3:])[0], rel=1e-12) != whole
+    numbered, about = value(real, fake, skip_frames=2)
+    assert (about["context_frames"], about["skip_frames"]) == (3, 2)
+    assert numbered == pytest.approx(value(real[:, 2:], fake[:, 2:])[0], rel=1e-12)
+
+
+def test_frames_that_count_say_nothing_of_a_context_that_is_not_there():
+    metric = FrechetVideoDistance()
+    metric.set_context(0)
+    assert not {"context_frames", "skip_frames"} & metric.protocol().keys()
+    assert "skip_frames" not in metric.extraction(True)
+
+
+def test_features_with_and_without_the_context_are_not_taken_for_each_other():
+    metrics = [FrechetVideoDistance(skip_frames=skipped) for skipped in (0, 2, "context", "context")]
+    metrics[2].set_context(2)
+    metrics[3].set_context(3)
+    found = [metric.extraction(True) for metric in metrics]
+    assert found[1] == found[2] and found[0] != found[1] != found[3] != found[0]
+
+
+@pytest.mark.parametrize(("stride", "frames"), [(1, 5), (2, 3), (4, 2), (5, 1), (8, 1)])
+def test_of_the_context_a_clip_has_every_nth_frame(stride, frames):
+    metric = FrechetVideoDistance(stride=stride, skip_frames="context")
+    metric.set_context(5)
+    assert metric.skipped_frames == frames == len(range(0, 5, stride))
+
+
+def test_a_context_that_nobody_tells_is_asked_for():
+    message = (
+        "fvd: skip_frames is context, and no model tells how many frames it was given; give their number, as in"
+        " skip_frames=5"
+    )
+    metric = FrechetVideoDistance(skip_frames="context")
+    for ask in (lambda: metric.set_context(0), lambda: metric.update(as_batch(REAL), real=True)):
+        with pytest.raises(ValueError) as error:
+            ask()
+        assert str(error.value) == message
+    with pytest.raises(UserError, match=r"^kvd: skip_frames is -1; it must be at least 0, or context$"):
+        KernelVideoDistance(skip_frames=-1)

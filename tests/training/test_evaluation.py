@@ -228,3 +228,77 @@ def test_two_processes_measure_what_one_does(folder: Path, pair: ProcessPair) ->
     first, second = pair.run(measure, folder=str(folder))
     assert first == second
     assert first == pytest.approx(values("run"), rel=1e-4)  # the weights differ by the rounding of the gradients
+
+
+PREDICTING = """\
+model: {name: svg, channels: 3, resolution: 16, num_frames: 6, n_past: 2, widths: [4, 6, 6, 6], g_dim: 6, z_dim: 3,
+  rnn_size: 8, sampling_group: 3}
+data: {name: moving_shapes, resolution: 16, num_frames: 6, num_videos: 5, batch_size: 2}
+trainer: {max_steps: 1, accelerator: cpu}
+log: {every: 1, num_samples: 1}
+"""
+
+
+def predicting(folder: Path, *metrics: str) -> str:
+    """The setting that measures a predicting model with these metrics."""
+    (folder / "x.yaml").write_text(PREDICTING)
+    return f"eval={{every: 1, metrics: [{', '.join(metrics)}], num_videos: 4}}"
+
+
+def test_predictions_are_measured_beside_what_really_follows(folder: Path) -> None:
+    scores = "{name: best_of_n, metric: [psnr, ssim], num_samples: 2}"
+    assert fit("run", predicting(folder, scores, "psnr", f"{{name: {METRIC}, num_frames: 6}}")) == 0
+    out = Path("run/evaluations")
+    content = json.loads((out / "iteration_00000001.json").read_text())["metrics"]
+    labels = ["psnr_best_of_2", "ssim_best_of_2", "psnr"]
+    assert list(content) == [*labels, "colour_distance"]
+    for label in labels:
+        about = content[label]["protocol"]
+        assert (about["context_frames"], about["num_frames"], about["num_videos"]) == (2, 4, 4)
+        assert len((out / f"iteration_00000001.{label}.csv").read_text().splitlines()) == 5
+        assert (out / f"iteration_00000001.{label}.png").stat().st_size > 0
+    about = content["colour_distance"]["protocol"]
+    assert (about["context_frames"], about["skip_frames"]) == (2, 0)
+    real, condition = about["real"]["clips"], about["fake"]["condition"]["clips"]
+    assert (real["order"], real["start"], real["seed"]) == (condition["order"], condition["start"], condition["seed"])
+    lines = Path("run/logs/csv/from_00000000/metrics.csv").read_text().splitlines()
+    assert {f"eval/{label}" for label in labels} <= set(lines[0].split(","))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "changes", "message"),
+    [
+        (
+            ["{name: psnr, context_frames: 6}"],
+            [],
+            "eval.metrics: psnr: 6 context frames of 6 leave none to compare; take longer videos",
+        ),
+        (
+            ["{name: fvd, weights: random, num_frames: 10, skip_frames: context}"],
+            ["data.num_frames=10", "model.num_frames=10"],
+            "eval.metrics: fvd_random_i3d: needs clips of at least 9 frames, and 10 less the 2 that are skipped are 8;"
+            " raise num_frames",
+        ),
+        (
+            [
+                "{name: best_of_n, metric: [ssim, psnr], num_samples: 2}",
+                "{name: best_of_n, metric: psnr, num_samples: 2}",
+            ],
+            [],
+            "metric 'psnr_best_of_2' is asked for twice; measure it in two runs",
+        ),
+    ],
+)
+def test_predictions_that_could_never_be_measured_end_the_run_at_once(
+    folder: Path, capsys: pytest.CaptureFixture[str], metrics: list[str], changes: list[str], message: str
+) -> None:
+    assert refused(capsys, predicting(folder, *metrics), *changes) == message
+    assert not list(Path("refused").glob("checkpoints/*"))
+
+
+def test_a_context_to_skip_needs_a_model_that_has_one(capsys: pytest.CaptureFixture[str]) -> None:
+    skipping = "{name: fvd, weights: random, num_frames: 10, skip_frames: context}"
+    assert refused(capsys, f"eval={{every: 2, metrics: [{skipping}], num_videos: 4}}") == (
+        "eval.metrics: fvd_random_i3d: skip_frames is context, and no model tells how many frames it was given; give"
+        " their number, as in skip_frames=5"
+    )

@@ -12,6 +12,8 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 
 from tests.contract.running import build, train, weights
+from tests.guessing_model import Guess
+from vidgen.media import grid, to_uint8
 from vidgen.training.meters import MeanMeter
 from vidgen.training.monitor import IterationProgress, RunMonitor, SampleGrids
 
@@ -85,3 +87,36 @@ def test_sample_grids_disturb_nothing(tmp_path: Path) -> None:
     first, second = weights(plain), weights(with_grids)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert with_grids.training
+
+
+@pytest.mark.parametrize(
+    ("shown", "there", "group", "calls"),
+    [
+        (4, 9, 1, [(0, 4)]),
+        (4, 2, 1, [(0, 2)]),
+        (4, 9, 3, [(0, 3), (3, 3)]),
+        (3, 9, 3, [(0, 3)]),
+        (4, 4, 3, [(0, 3), (3, 3)]),
+        (4, 2, 3, [(0, 2)]),
+    ],
+)
+def test_sample_grids_are_made_in_whole_groups(
+    tmp_path: Path, shown: int, there: int, group: int, calls: list[tuple[int, int]]
+) -> None:
+    contexts = torch.rand(there, 3, 2, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    model = Guess(group=group)
+    grids = SampleGrids(tmp_path, 1, shown, fps=8, context=lambda number: {"video": contexts[:number]})
+    sheet = grids.make(model)
+    assert [call[:2] for call in model.calls] == calls
+    rows = [list(range(first, first + number)) for first, number in calls]
+    rows = [[row % there if row >= there else row for row in block] for block in rows]
+    with torch.no_grad():
+        made = [model.sample(len(block), first=block[0], batch={"video": contexts[block]}) for block in rows]
+    assert torch.equal(sheet, grid(to_uint8(torch.cat(made)[: min(shown, there)])))
+    assert model.training
+
+
+def test_sample_grids_of_groups_without_contexts(tmp_path: Path) -> None:
+    model = Guess(group=3, optional=True)
+    sheet = SampleGrids(tmp_path, 1, 4, fps=8).make(model)
+    assert [call[:2] for call in model.calls] == [(0, 3), (3, 3)] and sheet.shape == (3, 6, 34, 34)

@@ -104,9 +104,6 @@ def run(args: argparse.Namespace) -> int:
     if args.class_name is not None and model.task == "unconditional":
         raise UserError(f"--class {args.class_name}: the model has no classes")
     context = open_contexts(args.context, model, about, keywords) if args.context else None
-    samples = args.samples
-    if samples is None:
-        samples = samples_of(model, keywords) if context is not None else 0
     report = sample_to_folder(
         model,
         args.out,
@@ -119,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         rounding=args.rounding,
         keywords=keywords,
         context=context,
-        samples=samples,
+        samples=samples_of(model, keywords) if args.samples is None else args.samples,
         checkpoint_fingerprint=file_fingerprint(args.ckpt),
         weights=weights,
     )
