@@ -16,7 +16,10 @@ import torch
 from tests.contract.running import models
 from tests.data.layouts import save_video
 from tests.data.strips import random_frames
+from tests.interop.legacy_file import LegacyFile
+from tests.interop.svg_file import official_states, official_svg, uncounted
 from tests.interop.torch7_file import Official, Torch7File
+from vidgen.models.svg import SVG
 from vidgen.models.vgan import VGAN
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +83,7 @@ def test_links_and_pictures_exist() -> None:
 def test_every_command_is_covered() -> None:
     words = sorted({shlex.split(line)[1] for line in COMMANDS})
     assert words == ["convert", "data", "eval", "export", "fit", "sample"]
-    assert len(COMMANDS) == 15
+    assert len(COMMANDS) == 16
 
 
 def test_own_videos_are_inspected_trained_on_and_packed_as_written(clone: Path) -> None:
@@ -137,6 +140,11 @@ def test_official_files_convert_and_given_videos_are_continued_as_written(clone:
         Torch7File().write(clone / "iter65000_net.t7", module)
         vidgen(clone, *command("vidgen convert --model vgan"))
         (clone / "vgan.ckpt").rename(out)
+    model = SVG(widths=(1, 1, 1, 1), g_dim=2, z_dim=2, rnn_size=2)
+    LegacyFile(python=3).write(
+        clone / "svglp_smmnist2.pth", official_svg(uncounted(official_states(model)), {"n_past": 2})
+    )
+    vidgen(clone, *command("vidgen convert --model svg"))
     vidgen(clone, *continuing)
     assert sorted(path.name for path in (clone / "futures").glob("0*")) == ["000000.mp4", "000001.mp4"]
 

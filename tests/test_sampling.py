@@ -100,6 +100,7 @@ def test_manifest_names_checkpoint_and_settings(tmp_path):
         "fps": 12,
         "rounding": "round",
         "keywords": {"style": "mirrored"},
+        "samples": 0,
         "num": 2,
         "vidgen": "0.1.0",
     }

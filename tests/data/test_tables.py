@@ -290,10 +290,11 @@ def test_places_that_are_no_folder_are_refused_by_name(tmp_path):
 
 
 def test_grids_beside_samples_are_left_out(tmp_path):
-    for name in ("grid.png", "samples.json", "000.png", "other/grid.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    kept = ["000.png", "other/grid.png", "other/side_by_side/000.png", "samples.json"]
+    for name in (*kept, "grid.png", "side_by_side/000.png", "side_by_side/000/00000.png", "side_by_side/000.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(b"x")
-    assert list(open_files(tmp_path, "things").names) == ["000.png", "other/grid.png", "samples.json"]
+    assert list(open_files(tmp_path, "things").names) == kept
 
 
 def test_some_files_are_taken_in_the_order_asked_for(tmp_path):

@@ -312,10 +312,11 @@ def open_files(root: str | Path, what: str) -> Files:
 
 
 def _without_grids(names: list[str]) -> list[str]:
-    """A folder of samples holds, beside them, the same samples in one grid."""
+    """A folder of samples holds, beside them, the same samples in one grid, and each side by side with the truth."""
     sampled = {name.removesuffix("samples.json") for name in names if name.rpartition("/")[2] == "samples.json"}
     grids = {f"{folder}grid.{kind}" for folder in sampled for kind in ("mp4", "gif", "png")}
-    return [name for name in names if name not in grids] if grids else names
+    compared = tuple(f"{folder}side_by_side/" for folder in sampled)
+    return [name for name in names if name not in grids and not name.startswith(compared)] if grids else names
 
 
 def check_folder(folder: Path, name: str, what: str) -> None:

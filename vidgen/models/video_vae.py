@@ -335,6 +335,17 @@ class VideoVAE(LikelihoodModel):
         " arXiv 1803.08085"
     )
     original = "no official code"
+    ema_modules = (
+        "encoder",
+        "decoder",
+        "attr_net",
+        "post_q",
+        "post_a",
+        "post_dy",
+        "state_mlp",
+        "prior",
+        "lstm",
+    )
 
     attribute_counts: Tensor
 
@@ -566,7 +577,8 @@ class VideoVAE(LikelihoodModel):
         for column, attribute in enumerate(self.attributes):
             numbers = attributes[:, column]
             if attribute.values:
-                met[attribute.columns] = attribute.encode(numbers[~numbers.isnan()]).sum(0).long()
+                known = ~numbers.isnan()[:, None]  # as a factor: a selection would wait for the device
+                met[attribute.columns] = (attribute.encode(numbers).bool() & known).sum(0)
         return met
 
     def attribute_codes(self, outputs: Mapping[str, Tensor], attributes: Tensor) -> Tensor:
