@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from vidgen.checkpoint import describe_model
@@ -44,7 +46,13 @@ def build(name: str, variant: str, seed: int = 0) -> VideoModel:
 
 
 class Elements(torch.utils.data.IterableDataset):
-    """Endless training elements: element k is a function of k; each rank takes its rows of the global batch."""
+    """Endless training elements: batch k is a function of k; each rank takes its rows of the global batch.
+
+    Args:
+        model: makes the batches.
+        batches: in an element, which is then a list; 0 makes it the one batch.
+        start: number of the first element.
+    """
 
     def __init__(self, model: VideoModel, batches: int, start: int = 0) -> None:
         self.model = model
@@ -53,14 +61,15 @@ class Elements(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Any:
         rank, world_size = world()
-        number = self.start
+        size = max(1, self.batches)
+        number = self.start * size
         while True:
             element = []
-            for index in range(max(1, self.batches)):
-                batch = self.model.example_batch(GLOBAL_BATCH, derive_seed("element", number, index))
+            for index in range(number, number + size):
+                batch = self.model.example_batch(GLOBAL_BATCH, derive_seed("element", index))
                 element.append({key: value[rank::world_size].cpu() for key, value in batch.items()})
             yield element if self.batches else element[0]
-            number += 1
+            number += size
 
 
 def train(
@@ -71,13 +80,27 @@ def train(
     resume: Path | None = None,
     every: int = 100,
     ema: bool = False,
+    first: int = 0,
     callbacks: tuple[pl.Callback, ...] = (),
     **trainer_args: Any,
 ) -> pl.Trainer:
-    """Train on the CPU with what a run has, less its logs."""
+    """Train on the CPU with what a run has, less its logs.
+
+    Args:
+        model: what is trained.
+        iterations: until how many there have been.
+        folder: where checkpoints go, if anywhere.
+        resume: checkpoint to go on from; the data go on with it.
+        every: iterations between two checkpoints.
+        ema: average what the model names for it.
+        first: number of the first element, where nothing is resumed.
+        callbacks: more of them.
+        trainer_args: of the Trainer.
+    """
     adversarial = isinstance(model, AdversarialModel)
     arguments: dict[str, Any] = {"accelerator": "cpu", "devices": world()[1], **trainer_args}
     batches = take_over_manual_arguments(model, arguments) if adversarial else 0
+    accumulated = 1 if adversarial else arguments.get("accumulate_grad_batches", 1)
     parts: list[pl.Callback] = [*callbacks, RandomState()]
     if ema and model.ema_modules:
         parts.insert(0, ModuleAverage(EMASettings(decay=0.9)))
@@ -97,7 +120,7 @@ def train(
         "plugins": [SafeCheckpointIO()],
     }
     trainer = pl.Trainer(**{**settings, **arguments})
-    start = int(torch.load(resume, weights_only=True)["global_step"]) if resume else 0
+    start = int(torch.load(resume, weights_only=True)["global_step"]) * accumulated if resume else first
     loader = DataLoader(Elements(model, batches, start), batch_size=None)
     trainer.fit(model, train_dataloaders=loader, ckpt_path=resume, weights_only=True)
     return trainer
@@ -108,14 +131,102 @@ def weights(model: VideoModel) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
 
-def train_on_rank(name: str, variant: str, iterations: int, **arguments: Any) -> dict[str, Tensor]:
-    """What each process of a pair runs: build, train in float64, return the weights."""
-    model = build(name, variant, seed=0)
-    train(model, iterations, precision="64-true", **arguments)
-    return weights(model)
+# What the optimisers do ---------------------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """One step of one optimiser.
+
+    Args:
+        name: of the update.
+        gradients: parameter name -> gradient when the optimiser stepped, of all parameters that had one.
+        owned: names of the parameters that the optimiser owns, as often as it does.
+    """
+
+    name: str
+    gradients: dict[str, Tensor]
+    owned: list[str]
+
+    @property
+    def reached(self) -> set[str]:
+        """Names of the parameters whose gradient was not 0."""
+        return {name for name, gradient in self.gradients.items() if gradient.any()}
+
+
+class StepWatch(pl.Callback):
+    """Looks at every step of every optimiser, whoever makes it, and clears the gradients after it.
+
+    Args:
+        clear: whether to; where an update leaves gradients to others, these would be seen again there.
+    """
+
+    def __init__(self, clear: bool = True) -> None:
+        self.clear = clear
+        self.steps: list[Step] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for name, optimizer in zip(pl_module._optimizer_names, trainer.optimizers, strict=True):
+            optimizer.register_step_post_hook(partial(self._look, name, dict(pl_module.named_parameters())))
+
+    def _look(self, name: str, parameters: dict[str, nn.Parameter], optimizer: Optimizer, *_: Any) -> None:
+        names = {id(parameter): key for key, parameter in parameters.items()}
+        gradients = {key: p.grad.detach().clone() for key, p in parameters.items() if p.grad is not None}
+        owned = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+        self.steps.append(Step(name, gradients, owned))
+        for parameter in parameters.values() if self.clear else ():
+            parameter.grad = None
+
+
+# Two processes ------------------------------------------------------------------------------------------------------
+
+
+class Trained(NamedTuple):
+    """A trained model.
+
+    Args:
+        weights: everything in the state dict.
+        drifting: parameters whose gradients were nothing but rounding errors.
+    """
+
+    weights: dict[str, Tensor]
+    drifting: set[str]
+
+
+def train_on_rank(name: str, variant: str, iterations: int, **arguments: Any) -> Trained:
+    """What each process of a pair runs: build, train in float64."""
+    model, watch = build(name, variant, seed=0), StepWatch(clear=False)
+    train(model, iterations, precision="64-true", callbacks=(watch,), **arguments)
+    return Trained(weights(model), drifting(watch.steps))
+
+
+def drifting(steps: list[Step]) -> set[str]:
+    """Parameters whose gradients are 0 but for rounding in float64, as of a shift that a batch norm takes off again."""
+    largest: dict[str, float] = {}
+    for step in steps:
+        for name in step.owned:
+            if name in step.gradients:
+                largest[name] = max(largest.get(name, 0.0), step.gradients[name].abs().max().item())
+    return {name for name, size in largest.items() if size < 1e-11 * max(largest.values())}
 
 
 def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
     """Largest absolute difference over all entries, in float64."""
+    return max(differences(first, second).values())
+
+
+def differences(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, float]:
+    """Largest absolute difference of each entry, in float64."""
     assert first.keys() == second.keys()
-    return max((first[key].double() - second[key].double()).abs().max().item() for key in first if first[key].numel())
+    return {key: (first[key].double() - second[key].double()).abs().max().item() for key in first if first[key].numel()}
+
+
+def difference_beyond_rounding(first: Trained, second: dict[str, Tensor]) -> float:
+    """Largest difference, less what rounding decides.
+
+    Adam makes steps of rounding errors that are as long as others, or nearly. What they move has no effect but on the
+    running mean of the batch norm that takes it off again.
+    """
+    found = differences(first.weights, second)
+    drift = max((found.pop(name) for name in first.drifting), default=0.0)
+    assert drift < 1e-6, "more than rounding"
+    return max(value - drift if key.endswith("running_mean") else value for key, value in found.items())

@@ -28,11 +28,16 @@ def conditions(model: VideoModel, number: int, first: int = 0) -> dict[str, Batc
     return {"batch": {key: whole[key][first : first + number] for key in model.sample_keys}}
 
 
+def whole_groups(model: VideoModel, number: int) -> int:
+    """The least number from ``number`` that is one of whole groups."""
+    return -(-number // model.sampling_group) * model.sampling_group
+
+
 def samples(model: VideoModel, number: int, **keywords: Any) -> torch.Tensor:
-    """Sample in eval mode without gradients."""
+    """Sample videos of whole groups, at least ``number``, in eval mode."""
     model.eval()
-    with torch.no_grad():
-        return model.sample(number, **conditions(model, number, keywords.get("first", 0)), **keywords)
+    number = whole_groups(model, number)
+    return model.sample(number, **conditions(model, number, keywords.get("first", 0)), **keywords)
 
 
 def lively(name: str, variant: str) -> VideoModel:
@@ -48,25 +53,62 @@ def lively(name: str, variant: str) -> VideoModel:
 @every_variant
 def test_shape_and_range(name: str, variant: str) -> None:
     model = lively(name, variant)
-    arguments = model.init_args
+    arguments, number = model.init_args, whole_groups(model, 3)
     longest = model.max_frames
     for frames in (None, 1, arguments["num_frames"] + 3 if longest is None else longest):
-        videos = samples(model, 3, num_frames=frames, seed=1)
+        videos = samples(model, number, num_frames=frames, seed=1)
         length = frames or arguments["num_frames"]
-        assert videos.shape == (3, arguments["channels"], length, arguments["resolution"], arguments["resolution"])
+        assert videos.shape == (number, arguments["channels"], length, arguments["resolution"], arguments["resolution"])
         assert videos.dtype == torch.float32 and videos.min() >= -1 and videos.max() <= 1
+        assert not videos.requires_grad and videos.is_contiguous()
 
 
 @every_variant
 def test_seed_and_number_decide_a_video(name: str, variant: str) -> None:
     model = lively(name, variant)
+    cut = whole_groups(model, 2)
     together = samples(model, 5, seed=3)
     torch.manual_seed(99)
-    apart = torch.cat([samples(model, 2, seed=3), samples(model, 3, seed=3, first=2)])
+    apart = torch.cat([samples(model, cut, seed=3), samples(model, len(together) - cut, seed=3, first=cut)])
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-5)
     assert torch.equal(together, samples(model, 5, seed=3))
-    assert torch.allclose(together, samples(model, 5, seed=4), atol=1e-3) != model.stochastic
     assert not torch.allclose(together[0], together[1], atol=1e-3)
+    if model.stochastic:
+        assert not torch.allclose(together, samples(model, 5, seed=4), atol=1e-3)
+    else:
+        assert torch.equal(together, samples(model, 5, seed=4))
+
+
+@every_variant
+def test_only_what_the_model_says_it_reads_matters(name: str, variant: str) -> None:
+    model = lively(name, variant).eval()
+    number = whole_groups(model, 2)
+    batch = {key: value[:number] for key, value in model.example_batch(8).items()}
+    other = {key: value[:number] for key, value in model.example_batch(8, seed=1).items()}
+    needed = {key: batch[key] for key in model.sample_keys}
+    given = {"batch": needed} if needed else {}
+    made = model.sample(number, seed=2, **given)
+    if "video" in needed:
+        assert 0 < model.context_frames < batch["video"].shape[2]
+        beginning = needed["video"][:, :, : model.context_frames]
+        for rest in (other["video"][:, :, model.context_frames :], beginning[:, :, :0]):
+            shown = {**needed, "video": torch.cat([beginning, rest], 2)}
+            assert torch.equal(model.sample(number, seed=2, batch={**other, **shown}), made)
+    for key in needed:
+        changed = {**needed, key: other[key]}
+        assert not torch.allclose(model.sample(number, seed=2, batch=changed), made, atol=1e-3), key
+    assert model.keys_for({}) == model.sample_keys and model.context_frames_for({}) == model.context_frames
+
+
+@every_variant
+def test_sampling_leaves_no_trace(name: str, variant: str) -> None:
+    model = lively(name, variant)
+    samples(model, 2)
+    before, generator = weights(model), torch.get_rng_state()
+    samples(model, 2, num_frames=3)
+    assert largest_difference(weights(model), before) == 0 and torch.equal(torch.get_rng_state(), generator)
+    assert not any(module.training for module in model.modules()) and not model.meter.flush()
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
 @every_variant
@@ -89,12 +131,12 @@ def test_impossible_lengths_are_refused(name: str, variant: str) -> None:
 def test_stream_concatenates_to_sample(name: str, variant: str) -> None:
     model = lively(name, variant).eval()
     piece = 4 if model.max_frames is None else model.max_frames // 4
-    pieces, state, given = [], None, conditions(model, 2)
-    with torch.no_grad():
-        for _ in range(3):
-            frames, state = model.stream(given.get("batch"), state, num_videos=2, num_frames=piece, seed=5)
-            pieces.append(frames)
-    whole = samples(model, 2, num_frames=3 * piece, seed=5)
+    number = whole_groups(model, 3)
+    pieces, state, given = [], None, conditions(model, number)
+    for _ in range(3):
+        frames, state = model.stream(given.get("batch"), state, num_videos=number, num_frames=piece, seed=5)
+        pieces.append(frames)
+    whole = samples(model, number, num_frames=3 * piece, seed=5)
     torch.testing.assert_close(torch.cat(pieces, 2), whole, rtol=0, atol=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.contract.running import build, largest_difference, train, variants, weights
-from vidgen.layers.batch_norm import BatchNorm3d
+from tests.contract.test_sampling import conditions, lively, whole_groups
+from vidgen.layers.batch_norm import BatchNorm3d, FrameBatchNorm2d, Visits
 from vidgen.layers.singular_values import PART, clip_scale, clip_singular_values, clip_to_lipschitz
 from vidgen.seeding import NoiseStream
 
@@ -43,6 +45,70 @@ def test_iterations_are_those_of_the_cpu(name: str, variant: str, monkeypatch: p
     train(device, 2, precision="64-true", accelerator=ACCELERATOR, devices=1)
     found = {key: value.cpu() for key, value in weights(device).items()}
     assert largest_difference(weights(host), found) < 1e-6 < largest_difference(start, found)
+
+
+@pytest.mark.parametrize(("name", "variant"), variants())
+def test_samples_are_those_of_the_cpu(name: str, variant: str) -> None:
+    host = lively(name, variant).double().eval()
+    number = whole_groups(host, 3)
+    given = conditions(host, number)
+    device = copy.deepcopy(host).to(DEVICE)
+    moved = {"batch": {key: value.to(DEVICE) for key, value in given["batch"].items()}} if given else {}
+    expected = host.sample(number, seed=1, **given)
+    assert expected.device.type == "cpu"
+    for batch in (moved, given):  # what is given may lie on the host
+        found = device.sample(number, seed=1, **batch)
+        assert found.device.type == DEVICE and found.dtype == torch.float32
+        torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("statistics", ["batch", "running"])
+def test_continuing_videos_on_the_device(statistics: str) -> None:
+    host = lively("svg", "default").double().eval()
+    device, batch = copy.deepcopy(host).to(DEVICE), conditions(host, 4)["batch"]
+    expected = host.predict(4, batch=batch, statistics=statistics)
+    found = device.predict(4, batch=batch, statistics=statistics)
+    for one, other in zip(found, expected, strict=True):
+        assert one.device.type == DEVICE
+        torch.testing.assert_close(one.cpu(), other, rtol=0, atol=1e-5)
+    video = batch["video"]
+    torch.testing.assert_close(
+        device.approximate_posterior(video, statistics).cpu(), host.approximate_posterior(video, statistics)
+    )
+    pieces, state = [], None
+    for length in (1, 3, 2):
+        made, state = device.stream(batch, state, num_frames=length, statistics=statistics)
+        pieces.append(made)
+    whole = device.sample(4, num_frames=6, batch=batch, statistics=statistics)
+    torch.testing.assert_close(torch.cat(pieces, 2), whole, rtol=0, atol=1e-6)
+
+
+def test_attributes_on_the_device() -> None:
+    host = lively("video_vae", "observed").double().eval()
+    host.attribute_counts.copy_(torch.tensor([3, 1, 2, 5, 1, 0]))
+    device, video = copy.deepcopy(host).to(DEVICE), host.example_batch(4)["video"]
+    for keywords in (
+        {"observed": 0, "attributes": ["action=1@0,2@3"]},
+        {"observed": 2, "batch": {"video": video}, "attributes": ["speed=2.5"], "show_given": True},
+    ):
+        found, expected = (model.sample(4, seed=1, num_frames=6, **keywords) for model in (device, host))
+        torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(device.infer_attributes(video).cpu(), host.infer_attributes(video))
+    torch.testing.assert_close(device.reconstruct(video).cpu(), host.reconstruct(video), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_grouped_frames_on_the_device(training: bool) -> None:
+    host = FrameBatchNorm2d(3).double().train(training)
+    with torch.no_grad():
+        host.weight.uniform_(0.5, 1.5)
+        host.bias.normal_()
+    device, visits = copy.deepcopy(host).to(DEVICE), Visits(3, (0, 1, 1, 2))
+    x = torch.randn(6, 3, 4, 4, dtype=torch.float64)
+    found = device(x.to(DEVICE), visits)
+    torch.testing.assert_close(found.cpu(), host(x, visits))
+    for key, value in host.state_dict().items():
+        torch.testing.assert_close(device.state_dict()[key].cpu(), value)
 
 
 def forbid_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ class Reference:
     def __init__(self, path: Path, tolerance: float) -> None:
         data = torch.load(path, weights_only=True)
         self.config: dict[str, Any] = data["config"]
-        self.state: dict[str, Tensor] = data["state"]
+        self.state: dict[str, Tensor] = data.get("state", {})
         self.inputs: dict[str, Tensor] = data["inputs"]
         self.outputs: dict[str, Any] = data["outputs"]
         self.tolerance = tolerance
@@ -50,10 +50,18 @@ class Reference:
         """Inputs whose name begins with ``prefix``, without it."""
         return {key.removeprefix(prefix): value for key, value in self.inputs.items() if key.startswith(prefix)}
 
-    def compare(self, key: str, actual: Tensor | dict[str, Tensor], tolerance: float | None = None) -> None:
+    def compare(
+        self, key: str, actual: Tensor | dict[str, Tensor], tolerance: float | None = None, relative: bool = False
+    ) -> None:
         """Assert that an output is as expected: within ``tolerance`` times the expected number, where that is above 1.
 
         Integers must be equal. A dict must have exactly the expected entries.
+
+        Args:
+            key: the output.
+            actual: what was computed.
+            tolerance: None means the specification's.
+            relative: whether it is a share of the expected number even where that is below 1.
         """
         tolerance = self.tolerance if tolerance is None else tolerance
         assert tolerance <= self.tolerance, f"{key}: tolerance {tolerance} is wider than the specified {self.tolerance}"
@@ -62,17 +70,18 @@ class Reference:
         if isinstance(expected, dict):
             assert isinstance(actual, dict) and actual.keys() == expected.keys(), f"{key}: other entries"
             for entry, value in expected.items():
-                self._compare(f"{key}.{entry}", actual[entry], value, tolerance)
+                self._compare(f"{key}.{entry}", actual[entry], value, tolerance, relative)
         else:
             assert isinstance(actual, Tensor)
-            self._compare(key, actual, expected, tolerance)
+            self._compare(key, actual, expected, tolerance, relative)
 
-    def _compare(self, key: str, actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    def _compare(self, key: str, actual: Tensor, expected: Tensor, tolerance: float, relative: bool) -> None:
         assert actual.shape == expected.shape, f"{key}: {tuple(actual.shape)} instead of {tuple(expected.shape)}"
         if not expected.is_floating_point():
             assert torch.equal(actual.to(expected.dtype), expected), f"{key}: integers differ"
             return
-        difference = (actual.detach().double() - expected.double()).abs() / expected.double().abs().clamp(min=1)
+        sizes = expected.double().abs().clamp(min=torch.finfo(torch.float32).eps if relative else 1)
+        difference = (actual.detach().double() - expected.double()).abs() / sizes
         error = difference.max().item() if difference.numel() else 0.0
         self.errors[key] = error
         assert error <= tolerance, f"{key}: off by {error:.3g}, allowed {tolerance:.3g}"

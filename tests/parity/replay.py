@@ -45,11 +45,13 @@ class SpecifiedReference(Reference):
         """The widest difference that the specification allows for an output, or for a group of its entries."""
         return next((value for name, value in self.specified.items() if fnmatchcase(key, name)), self.tolerance)
 
-    def compare(self, key: str, actual: Tensor | dict[str, Tensor], tolerance: float | None = None) -> None:
+    def compare(
+        self, key: str, actual: Tensor | dict[str, Tensor], tolerance: float | None = None, relative: bool = False
+    ) -> None:
         """As in :class:`Reference`, within what is specified for this output."""
         general, self.tolerance = self.tolerance, self.widest(key)
         try:
-            super().compare(key, actual, tolerance)
+            super().compare(key, actual, tolerance, relative)
         finally:
             self.tolerance = general
 
@@ -95,6 +97,35 @@ class SpecifiedReference(Reference):
             error = (difference / sizes).max().item()
             self.errors[kind] = max(error, self.errors.get(kind, 0.0))
             assert error <= self.widest(kind), f"{name}: off by {error:.3g}, allowed {self.widest(kind):.3g}"
+
+    def compare_gradient_norms(self, norms: Mapping[str, Tensor], biases: Collection[str], group: str) -> None:
+        """Assert that norms of gradients are as expected: within what is specified, and as shares of their own sizes.
+
+        Those shares are what is specified for ``grad_norms/share``.
+
+        Args:
+            norms: official name -> norm, nan where there is no gradient. Where the original has none (nan, or no such
+                entry), a gradient of 0 is as good.
+            biases: those before batch norms, whose gradients are rounding errors. They are allowed what is specified
+                for ``grad_norms/group``, as a share of the gradient of the weight beside them, where that is above 1.
+            group: of the biases.
+        """
+        key, expected = "grad_norms", self.outputs["grad_norms"]
+        actual, scaled = dict(norms), dict(expected)
+        for name in [name for name in norms if name not in expected or expected[name].isnan()]:
+            assert norms[name].isnan() or norms[name] == 0, f"{name} has a gradient"
+            actual[name] = scaled[name] = torch.zeros(())
+        for bias in biases:
+            size = scaled[bias.removesuffix("bias") + "weight"].clamp(min=1)
+            actual[bias], scaled[bias] = actual[bias] / size, scaled[bias] / size
+        self.outputs[key] = scaled
+        self.compare_entries(key, actual, {group: biases})
+        self.outputs[key] = expected
+        for name in scaled.keys() - biases:
+            size = scaled[name].double().clamp(min=torch.finfo(torch.float32).eps)
+            error = ((actual[name] - scaled[name]).abs() / size).item()
+            self.errors[f"{key}/share"] = max(error, self.errors.get(f"{key}/share", 0.0))
+            assert error <= self.widest(f"{key}/share"), f"{key}.{name}: off by {error:.3g} of its size"
 
 
 # Networks -----------------------------------------------------------------------------------------------------------
@@ -233,6 +264,60 @@ class Replayed:
         for parameter, gradient in zip(reached, gradients, strict=True):
             parameter.grad = gradient
         return [(a - b).abs() for a, b in zip(*ends, strict=True)]
+
+
+class Watched:
+    """Put before a model with one optimiser: takes its noise from a reference file, and notes what it computes.
+
+    Attributes:
+        terms: the terms of the loss of each iteration.
+        records: what :meth:`VideoModel.record` was given, by name.
+        first_gradients: official name -> norm in the first iteration, nan without gradient.
+        first_buffers: official name -> buffer after the first forward pass.
+    """
+
+    def watch(self: Any, official: Name, draws: Mapping[str, list[Tensor]]) -> None:
+        """Start to note.
+
+        Args:
+            official: the official name of a parameter or buffer of the model.
+            draws: stream of noise -> what it hands out in each iteration.
+        """
+        self.official, self.draws = official, draws
+        self.given: list[GivenNoise] = []
+        self.terms: list[dict[str, Tensor]] = []
+        self.records: dict[str, list[Tensor]] = defaultdict(list)
+        self.first_gradients: dict[str, Tensor] = {}
+        self.first_buffers: dict[str, Tensor] = {}
+
+    def noise(self: Any, stream: str) -> NoiseStream:
+        if stream not in self.draws:
+            return super().noise(stream)  # type: ignore[misc]
+        self.given.append(GivenNoise([self.draws[stream][self.iteration_number]]))
+        return self.given[-1]
+
+    def loss(self: Any, batch: Any) -> dict[str, Tensor]:
+        terms = super().loss(batch)  # type: ignore[misc]
+        self.terms.append({name: term.detach() for name, term in terms.items()})
+        return terms
+
+    def record(self: Any, name: str, value: Tensor) -> None:
+        self.records[name].append(value.detach())
+        super().record(name, value)  # type: ignore[misc]
+
+    def on_before_optimizer_step(self: Any, optimizer: torch.optim.Optimizer) -> None:
+        if self.iteration_number == 0:
+            for name, parameter in self.named_parameters():
+                gradient = torch.full((), torch.nan) if parameter.grad is None else parameter.grad
+                self.first_gradients[self.official(name)] = gradient.double().norm()
+            for name, buffer in self.named_buffers():
+                self.first_buffers[self.official(name)] = buffer.clone()
+        super().on_before_optimizer_step(optimizer)  # type: ignore[misc]
+
+    def train_on(self: Any, batches: list[Any]) -> None:
+        """One iteration with each batch, by Lightning's trainer."""
+        train(self, batches)
+        assert self.given and not any(noise.tensors for noise in self.given), "not all of the noise was used"
 
 
 def train(model: pl.LightningModule, elements: list[Any]) -> None:

@@ -116,19 +116,6 @@ def without_counts(entries: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in entries.items() if not key.endswith(COUNT)}
 
 
-def compare_gradient_norms(reference: SpecifiedReference, norms: dict[str, Tensor], biases: set[str]) -> None:
-    """Those of biases before batch norm are rounding errors, which are measured by the weights beside them."""
-    key, expected = "grad_norms", reference.outputs["grad_norms"]
-    actual = dict(norms)
-    scaled = {**expected}
-    for bias in biases:
-        size = expected[bias.removesuffix("bias") + "weight"].clamp(min=1)
-        actual[bias], scaled[bias] = norms[bias] / size, expected[bias] / size
-    reference.outputs[key] = scaled
-    reference.compare_entries(key, actual, {BIASES: biases}, relative=True)
-    reference.outputs[key] = expected
-
-
 def check_generator(reference: SpecifiedReference) -> None:
     inputs = reference.inputs
     official = Official(reference)
@@ -161,7 +148,7 @@ def check_generator(reference: SpecifiedReference) -> None:
         assert "mask" not in terms, "there is no penalty from a first frame"
     loss.backward()
     biases = {official.name(f"generator.{bias}") for bias in biases_before_norms(generator, given)}
-    compare_gradient_norms(reference, gradient_norms(generator, official.named("generator")), biases)
+    reference.compare_gradient_norms(gradient_norms(generator, official.named("generator")), biases, BIASES)
 
 
 def check_discriminator(reference: SpecifiedReference) -> None:
@@ -180,7 +167,7 @@ def check_discriminator(reference: SpecifiedReference) -> None:
     key = "state_after_train_forward"
     reference.compare(key, without_counts(running_statistics(discriminator, official.named("discriminator"))))
     biases = {official.name(f"discriminator.{bias}") for bias in biases_before_norms(discriminator, x.detach())}
-    compare_gradient_norms(reference, gradient_norms(discriminator, official.named("discriminator")), biases)
+    reference.compare_gradient_norms(gradient_norms(discriminator, official.named("discriminator")), biases, BIASES)
 
 
 # Training -----------------------------------------------------------------------------------------------------------
@@ -226,7 +213,7 @@ def check_train_step(reference: SpecifiedReference) -> None:
         assert ("mask" in terms) == ("lambda_mask" in config)
         terms.pop("mask", None)  # the official code does not count it
         reference.compare(f"err_{step}", torch.stack(list(terms.values())).sum())
-    compare_gradient_norms(reference, model.first_gradients, biases)
+    reference.compare_gradient_norms(model.first_gradients, biases, BIASES)
     state = {official.name(key): value for key, value in model.state_dict().items()}
     rounding = {official.name(key): value for key, value in model.rounding.items()}
     reference.compare_entries("state_after", without_counts(state), {BIASES: biases, MEANS: means}, rounding=rounding)
