@@ -98,6 +98,7 @@ def test_only_what_the_model_says_it_reads_matters(name: str, variant: str) -> N
         changed = {**needed, key: other[key]}
         assert not torch.allclose(model.sample(number, seed=2, batch=changed), made, atol=1e-3), key
     assert model.keys_for({}) == model.sample_keys and model.context_frames_for({}) == model.context_frames
+    assert model.sampling_group_for({}) == model.sampling_group
 
 
 @every_variant

@@ -66,8 +66,8 @@ def test_samples_are_those_of_the_cpu(name: str, variant: str) -> None:
 def test_continuing_videos_on_the_device(statistics: str) -> None:
     host = lively("svg", "default").double().eval()
     device, batch = copy.deepcopy(host).to(DEVICE), conditions(host, 4)["batch"]
-    expected = host.predict(4, batch=batch, statistics=statistics)
-    found = device.predict(4, batch=batch, statistics=statistics)
+    expected = host.predict(4, batch=batch, sampling_statistics=statistics)
+    found = device.predict(4, batch=batch, sampling_statistics=statistics)
     for one, other in zip(found, expected, strict=True):
         assert one.device.type == DEVICE
         torch.testing.assert_close(one.cpu(), other, rtol=0, atol=1e-5)
@@ -77,9 +77,9 @@ def test_continuing_videos_on_the_device(statistics: str) -> None:
     )
     pieces, state = [], None
     for length in (1, 3, 2):
-        made, state = device.stream(batch, state, num_frames=length, statistics=statistics)
+        made, state = device.stream(batch, state, num_frames=length, sampling_statistics=statistics)
         pieces.append(made)
-    whole = device.sample(4, num_frames=6, batch=batch, statistics=statistics)
+    whole = device.sample(4, num_frames=6, batch=batch, sampling_statistics=statistics)
     torch.testing.assert_close(torch.cat(pieces, 2), whole, rtol=0, atol=1e-6)
 
 

@@ -83,6 +83,36 @@ def test_a_tensor_cannot_look_beyond_its_storage(tmp_path: Path) -> None:
         assert str(caught.value) == f"{tmp_path / 'x'}: is damaged or cut short ({reason})"
 
 
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (Call(Global("__builtin__", "set"), (torch.zeros(4),)), "a container is made of something else than a list"),
+        (Call(Global("torch", "Size"), (torch.zeros(4),)), "a container is made of something else than a list"),
+        (Call(Global("__builtin__", "set"), ([((1, 2), 3)],)), "a key is neither a text nor a number"),
+        (OrderedDict({(1, 2): 3}), "a key is neither a text nor a number"),
+        (torch.zeros(1).expand(1000), "a tensor has more elements than its storage"),
+    ],
+)
+def test_a_small_file_cannot_ask_for_much_work(tmp_path: Path, value: Any, reason: str) -> None:
+    file = LegacyFile()
+    if isinstance(value, torch.Tensor):  # as it is, not made contiguous
+        torch.save(value, tmp_path / "x")
+    else:
+        file.write(tmp_path / "x", value)
+    assert refused(tmp_path / "x") == f"is damaged or cut short ({reason})"
+
+
+def test_the_key_of_a_storage_is_a_text(tmp_path: Path) -> None:
+    class Nested(LegacyFile):
+        def put(self, value: Any) -> bytes:
+            if value == "94000000":  # one tuple inside the other, each written once
+                return b")q\x00" + b"".join(bytes([0x30, 0x68, n, 0x68, n, 0x86, 0x71, n + 1]) for n in range(60))
+            return super().put(value)
+
+    Nested().write(tmp_path / "x", torch.zeros(2))
+    assert refused(tmp_path / "x") == "is damaged or cut short (an unexpected persistent id)"
+
+
 def test_a_function_cannot_be_changed(tmp_path: Path) -> None:
     size = Global("torch", "Size")
 

@@ -557,7 +557,7 @@ def test_a_file_cannot_ask_for_a_model_larger_than_itself(tmp_path: Path, model:
     states = official_states(model)
     states["encoder"]["c1.main.0.weight"] = torch.zeros(1).expand(2**20, 2**20, 4, 4)
     torch.save(states, source)
-    assert refusal(source) == "encoder.c1.main.0.weight has more elements than the file holds"
+    assert refusal(source) == "is damaged or cut short (a tensor has more elements than its storage)"
     one = torch.zeros(64)
     states = {
         name: {

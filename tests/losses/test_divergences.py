@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from tests.pair import ProcessPair
+from vidgen.distributed import world
 from vidgen.losses.divergences import ACTIVE, active_units, kl_normals, kl_to_standard_normal
 
 
@@ -64,3 +66,19 @@ def test_units_that_say_something_are_counted() -> None:
     assert active_units(kl) == 2 and active_units(kl[:1]) == 1 and active_units(kl[1:, 2]) == 3
     assert active_units(kl, least=0.1) == 1 and active_units(kl, least=1.0) == 0
     assert active_units(kl.requires_grad_()).requires_grad is False and active_units(kl).shape == ()
+
+
+@pytest.mark.parametrize("log_variance", [-100.0, 100.0])
+def test_equal_distributions_have_no_divergence_however_wide(log_variance: float) -> None:
+    mean, same = torch.zeros(1), torch.full((1,), log_variance)
+    assert kl_normals(mean, same, mean, same).item() == 0
+
+
+def units_on_rank() -> float:
+    rank, _ = world()
+    kl = torch.tensor([[0.015, 0.03]]) if rank else torch.tensor([[0.0, 0.0]])
+    return active_units(kl).item()
+
+
+def test_units_are_counted_over_all_ranks(pair: ProcessPair) -> None:
+    assert pair.run(units_on_rank) == [1.0, 1.0], "0.0075 and 0.015 nats on the average"

@@ -232,7 +232,7 @@ def test_skip_features_come_from_the_right_frame(skip_frame: str, n_past: int, e
         assert len(taken) == 4 * (max(expected) + 1), "no more frames than skip features are taken from"
         close(taken[rows], feature.unflatten(0, (4, 6))[:, expected].flatten(0, 1))
     seen.clear()
-    model.sample(4, batch={"video": clips(model)}, statistics="running")
+    model.sample(4, batch={"video": clips(model)}, sampling_statistics="running")
     assert len(seen) == 6 - n_past
     of_frame = {time: model.eval().encoder(frames[:, time])[1] for time in range(n_past)}
     for prediction, skips in zip(expected[n_past - 1 :], seen, strict=True):
@@ -258,6 +258,7 @@ def test_loss_adds_up_steps_and_latent_dimensions(kind: str) -> None:
     batch = {"video": clips(model, 3)}
     draws = model.noise("posterior").normal(3, 5, model.z_dim) if kind != "none" else None
     expected = official_training(copy.deepcopy(model), to_unit(batch["video"]), draws)
+    model.log_every = 1
     terms = model.loss(batch)
     logged = model.meter.flush()
     close(terms["squared_error"], expected["error"])
@@ -268,6 +269,9 @@ def test_loss_adds_up_steps_and_latent_dimensions(kind: str) -> None:
     close(terms["kl"], 0.3 * expected["divergence"])
     torch.testing.assert_close(logged["frame/kl"], expected["divergence"].detach().float() / 6)
     assert logged.keys() == {"frame/squared_error", "frame/kl", "active_units"}
+    model.log_every = 2
+    model.loss(batch)
+    assert "active_units" not in model.meter.flush(), "only when it is logged"
 
 
 def test_the_same_batch_gives_the_same_loss_again() -> None:
@@ -304,6 +308,7 @@ def test_the_posterior_never_sees_the_first_frame_and_the_prior_never_the_last()
 
 def test_units_are_active_where_the_posterior_leaves_the_prior() -> None:
     model = small(beta=0.0)
+    model.log_every = 1
     with torch.no_grad():
         for network in (model.posterior, model.prior):
             for layer in (network.mean, network.log_variance):
@@ -496,7 +501,7 @@ def test_statistics_can_be_chosen_for_each_sample() -> None:
     for model, default in ((shared, "batch"), (running, "running")):
         assert model.sampling_group == model.sampling_group_for({}) == {"batch": 4, "running": 1}[default]
         for statistics in ("batch", "running"):
-            keywords = {"statistics": statistics}
+            keywords = {"sampling_statistics": statistics}
             assert model.sampling_group_for(keywords) == {"batch": 4, "running": 1}[statistics]
             assert torch.equal(model.sample(4, batch=batch, **keywords), made[statistics])
             assert torch.equal(model.predict(4, batch=batch, **keywords).video, made[statistics])
@@ -524,13 +529,13 @@ def test_the_last_group_may_be_smaller_but_not_alone() -> None:
     assert torch.equal(whole[3:], last)
     message = (
         "svg: generates with statistics of the batch, which need at least 2 videos made together; give more, or set"
-        " statistics to 'running'"
+        " sampling_statistics to 'running'"
     )
     for number, first in ((1, 0), (4, 0), (2, 2), (3, 2)):
         with pytest.raises(UserError) as caught:
             model.sample(number, batch={"video": video[:number]}, first=first)
         assert str(caught.value) == message
-        made = model.sample(number, batch={"video": video[:number]}, first=first, statistics="running")
+        made = model.sample(number, batch={"video": video[:number]}, first=first, sampling_statistics="running")
         assert len(made) == number
     with pytest.raises(UserError) as caught:
         model.approximate_posterior(video[:1])
@@ -629,6 +634,14 @@ def test_task_and_what_it_reads() -> None:
         ({"learning_rate": 0.0}, "model.learning_rate 0: must be above 0, and finite"),
         ({"beta1": 1.0}, "model.beta1 1: must be at least 0 and below 1"),
         ({"beta2": -0.5}, "model.beta2 -0.5: must be at least 0 and below 1"),
+        ({"prior": "lerned"}, "model.prior 'lerned': must be one of learned, fixed, none"),
+        ({"backbone": "resnet"}, "model.backbone 'resnet': must be one of dcgan, vgg"),
+        ({"skip_frame": "first"}, "model.skip_frame 'first': must be one of last_but_one, last, previous"),
+        ({"statistics": "batch"}, "model.statistics 'batch': must be one of frame, clip"),
+        (
+            {"sampling_statistics": "frame"},
+            "model.sampling_statistics 'frame': must be one of None, batch, running",
+        ),
         ({"resolution": 48}, "model.resolution 48: must be a power of two, 16 or more"),
         ({"resolution": 8}, "model.resolution 8: must be a power of two, 16 or more"),
         ({"widths": (4, 4, 4)}, "model.widths [4, 4, 4]: must be four numbers above 0"),

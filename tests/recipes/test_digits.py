@@ -147,7 +147,8 @@ def test_both_kinds_of_statistics_predict(trained: Trained) -> None:
     past = model.n_past
     curves = {}
     for statistics in ("batch", "running"):
-        videos = [model.sample(CLIPS, batch={"video": truth}, seed=s, statistics=statistics) for s in range(SAMPLES)]
+        given = {"batch": {"video": truth}, "sampling_statistics": statistics}
+        videos = [model.sample(CLIPS, seed=seed, **given) for seed in range(SAMPLES)]
         curves[statistics] = torch.stack([curve(video, truth) for video in videos]).mean(0)[past:]
     print({name: values.tolist() for name, values in curves.items()})
     copied = curve(truth[:, :, past - 1 : past].expand_as(truth), truth)[past:]

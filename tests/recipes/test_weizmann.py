@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from vidgen.media import to_uint8
 from vidgen.metrics.image_quality import psnr
 from vidgen.models.base import VideoModel
 from vidgen.models.vgan import VGAN
+from vidgen.models.video_vae import VideoVAE
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not STRIPS.is_dir(), reason=REASON),
 ]
 CHANCE = 1 / CLASSES
-CLEARLY_ABOVE = {"mocogan": 0.6, "tgan": 0.5}  # share of clips that show the action asked for
+CLEARLY_ABOVE = {"mocogan": 0.6, "tgan": 0.5, "video_vae": 0.55}  # share of clips that show the action asked for
 VARIED = 0.5  # entropy of the actions shown, of that of real clips
 CONFIDENT = 0.7  # confidence of the judge, of that for real clips
 MOVING = 0.4  # share of clips in which something moves; of real ones 0.93, of broken ones 0.1 at most
@@ -111,3 +113,48 @@ def test_vgan_starts_from_the_frame_that_it_is_given(tmp_path: Path, judge: Judg
     print({"psnr to the given frame": own, "to another": others})
     assert own >= others + 1  # dB
     moves(videos)
+
+
+def test_video_vae_shows_the_action_asked_for_and_changes_it_in_time(tmp_path: Path) -> None:
+    strict = make_judge(knows_broken=True)
+    assert accuracy(strict.classifier, strict.real, strict.labels) >= 0.8, "the judge knows the actions of strangers"
+    for name, broken in controls(strict.real).items():
+        assert accuracy(strict.classifier, broken, strict.labels) < 0.3, name
+    model = train("video_vae", tmp_path / "run")
+    assert isinstance(model, VideoVAE) and model.data_spec is not None
+    actions = model.data_spec.attribute_values[0]
+    assert len(actions) == CLASSES
+    asked = torch.arange(CLASSES).repeat_interleave(EACH)
+    frames = strict.real.shape[2]
+    videos = torch.cat(
+        [
+            model.sample(EACH, num_frames=frames, seed=label, attributes=[f"action={name}"])
+            for label, name in enumerate(actions)
+        ]
+    )
+    measured = {"generated": accuracy(strict.classifier, videos, asked)}
+    measured |= {name: accuracy(strict.classifier, broken, asked) for name, broken in controls(videos).items()}
+    print({name: round(value, 3) for name, value in measured.items()})
+    assert measured.pop("generated") >= CLEARLY_ABOVE["video_vae"]
+    assert max(measured.values()) < CLEARLY_ABOVE["video_vae"] / 2
+    moves(videos)
+
+    # every action, then every other one from frame 20 on: which is seen in the clips that end, and begin, there?
+    switch, each = 20, 12
+    seen = []
+    for first, second in itertools.permutations(range(CLASSES), 2):
+        schedule = [f"action={actions[first]}@0,{actions[second]}@{switch}"]
+        changed = model.sample(each, num_frames=switch + frames, seed=first, attributes=schedule)
+        fixed = model.sample(each, num_frames=switch, seed=first, attributes=[f"action={actions[first]}"])
+        assert torch.equal(changed[:, :, :switch], fixed), "nothing changes before the switch"
+        before, after = changed[:, :, switch - frames : switch], changed[:, :, switch:]
+        seen.append(
+            [
+                accuracy(strict.classifier, clip, torch.full((each,), action))
+                for clip, action in ((before, first), (before, second), (after, second), (after, first))
+            ]
+        )
+    shares = dict(zip(("before", "too early", "after", "too late"), torch.tensor(seen).mean(0).tolist(), strict=True))
+    print("switch", shares)
+    assert min(shares["before"], shares["after"]) >= 2 * CHANCE
+    assert max(shares["too early"], shares["too late"]) <= CHANCE

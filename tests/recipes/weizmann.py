@@ -13,6 +13,7 @@ from torch import Tensor
 
 import vidgen
 from tests.motion.actions import ActionClassifier, motion, train_classifier
+from tests.motion.controls import controls
 from vidgen.config import build_data, check, compose
 from vidgen.data.dataset import VideoDataset
 from vidgen.data.sampler import clip_request
@@ -63,14 +64,31 @@ def clips(dataset: VideoDataset, number: int, seed: int) -> tuple[Tensor, Tensor
     return torch.stack(videos), torch.tensor(labels)
 
 
-def make_judge() -> Judge:
-    """Train the classifier on what the recipes train on."""
+def make_judge(knows_broken: bool = False) -> Judge:
+    """Train the classifier on what the recipes train on.
+
+    Args:
+        knows_broken: show it frozen, flickering and shuffled clips as well, as a class of their own behind the actions.
+    """
     config = CONFIGS / "mocogan" / "weizmann_cpu.yaml"
     (seen,) = check(compose(config, [f"data.root={STRIPS}"]))
     (held_out,) = check(compose(config, [f"data.root={STRIPS}", "data.split.groups=[7,8]"]))
     train, test = build_data(seen, 1).dataset, build_data(held_out, 1).dataset
     counter = iter(range(10**9))
-    classifier = train_classifier(lambda number: clips(train, number, next(counter)), classes=CLASSES)
+
+    def draw(number: int) -> tuple[Tensor, Tensor]:
+        seed = next(counter)
+        videos, labels = clips(train, number, seed)
+        if not knows_broken:
+            return videos, labels
+        parts = controls(videos, seed)
+        third = number // 3
+        broken = [part[: third if name == "shuffled" else max(1, third // 4)] for name, part in parts.items()]
+        number_broken = sum(map(len, broken))
+        return torch.cat([videos, *broken]), torch.cat([labels, torch.full((number_broken,), CLASSES)])
+
+    steps = {"steps": 400} if knows_broken else {}
+    classifier = train_classifier(draw, classes=CLASSES + knows_broken, **steps)
     return Judge(classifier, *clips(test, 256, 1))
 
 

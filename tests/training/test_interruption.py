@@ -28,19 +28,35 @@ def write_strips(folder: Path, videos: int = 10, frames: int = 14, side: int = 1
         Image.fromarray(rng.integers(0, 256, (side, side * frames, 3), dtype=np.uint8)).save(path)
 
 
-def write_config(folder: Path, processes: int) -> Path:
-    """Shuffling, flips, noise inside the discriminators, workers, an average, and a checkpoint every 25 iterations."""
+MODELS = {
+    "mocogan": """\
+model: {name: mocogan, resolution: 16, num_frames: 10, dim_content: 4, dim_motion: 3, dim_category: 2,
+  generator_width: 4, discriminator_width: 4, instance_noise: 0.1}
+ema: {decay: 0.9}
+""",
+    "svg": """\
+model: {name: svg, channels: 3, resolution: 16, num_frames: 10, n_past: 2, widths: [2, 2, 2, 2], g_dim: 4, z_dim: 2,
+  rnn_size: 4}
+""",
+}
+SETTINGS = {"mocogan": ("images_per_batch: 4", ""), "svg": ("clips_per_video: 1", "accumulate_grad_batches: 2")}
+
+
+def write_config(folder: Path, model: str, processes: int) -> Path:
+    """Shuffling, flips, workers, and a checkpoint every 25 iterations.
+
+    With several optimisers also noise inside the discriminators and an average, with one two batches in an iteration.
+    """
     write_strips(folder / "strips")
     path = folder / "run.yaml"
+    data, trainer = SETTINGS[model]
     path.write_text(
         f"""
 seed: 3
-model: {{name: mocogan, resolution: 16, num_frames: 10, dim_content: 4, dim_motion: 3, dim_category: 2,
-  generator_width: 4, discriminator_width: 4, instance_noise: 0.1}}
+{MODELS[model]}
 data: {{name: frame_strips, root: {folder}/strips, resolution: 16, num_frames: 10, flip: true, batch_size: 2,
-  images_per_batch: 4, num_workers: 2}}
-trainer: {{max_steps: {ITERATIONS}, accelerator: cpu, devices: {processes}}}
-ema: {{decay: 0.9}}
+  num_workers: 2, {data}}}
+trainer: {{max_steps: {ITERATIONS}, accelerator: cpu, devices: {processes}, {trainer}}}
 checkpoint: {{every: 25, keep_last: 9}}
 log: {{every: 1, num_samples: 1}}
 """
@@ -94,9 +110,11 @@ def newest(folder: Path) -> int:
     return max(int(path.stem.split("_")[1]) for path in (folder / "checkpoints").glob("iteration_*.ckpt"))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_and_terminated_run_equals_uninterrupted(tmp_path: Path, processes: int) -> None:
-    config = write_config(tmp_path, processes)
+@pytest.mark.parametrize(
+    ("model", "processes"), [("mocogan", 1), ("mocogan", 2), pytest.param("svg", 2, marks=pytest.mark.slow)]
+)
+def test_killed_and_terminated_run_equals_uninterrupted(tmp_path: Path, model: str, processes: int) -> None:
+    config = write_config(tmp_path, model, processes)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_to_the_end(config, whole)
 

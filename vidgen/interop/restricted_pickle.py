@@ -102,6 +102,8 @@ def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride:
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if math.prod(size) and last >= storage.numel():
         raise pickle.UnpicklingError("a tensor reaches beyond its storage")
+    if math.prod(size) > storage.numel():
+        raise pickle.UnpicklingError("a tensor has more elements than its storage")
     return storage.as_strided(tuple(size), tuple(stride), offset).as_subclass(_Rebuilt)
 
 
@@ -109,14 +111,28 @@ def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
     return data
 
 
+def _plain(items: Any) -> Any:
+    """Items of a list or tuple; a tensor that repeats itself could have any number."""
+    if not isinstance(items, list | tuple):
+        raise pickle.UnpicklingError("a container is made of something else than a list")
+    return items
+
+
+def _hashable(key: Any) -> Any:
+    """A text or number; the hash of tuples inside tuples may take any time."""
+    if key is not None and not isinstance(key, str | int | float | bytes):
+        raise pickle.UnpicklingError("a key is neither a text nor a number")
+    return key
+
+
 def _ordered_dict(items: Any = ()) -> OrderedDict[Any, Any]:
-    return OrderedDict((key, value) for key, value in items)
+    return OrderedDict((_hashable(key), value) for key, value in _plain(items))
 
 
 BUILDERS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("__builtin__", "set"): lambda items=(): set(items),
+    ("__builtin__", "set"): lambda items=(): {_hashable(item) for item in _plain(items)},
     ("collections", "OrderedDict"): _ordered_dict,
-    ("torch", "Size"): lambda items=(): tuple(items),
+    ("torch", "Size"): lambda items=(): tuple(_plain(items)),
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
@@ -170,7 +186,8 @@ class RestrictedUnpickler(pickle.Unpickler):
         if pid[0] == "module":
             return pid[1]
         kind, storage_type, key, _, numel, *view = pid
-        if kind != "storage" or not isinstance(storage_type, _StorageType):
+        plain = isinstance(key, str | int) and isinstance(numel, int)  # the text of nested tuples may take any space
+        if kind != "storage" or not isinstance(storage_type, _StorageType) or not plain:
             raise pickle.UnpicklingError("an unexpected persistent id")
         flat = self.storage(storage_type.dtype, str(key), int(numel))
         if view and view[0] is not None:

@@ -30,7 +30,7 @@ def _global_moments(x: Tensor, dims: list[int]) -> tuple[Tensor, Tensor, Tensor]
     """
     rank, world_size = world()
     variance, mean = torch.var_mean(x, dims, correction=0)
-    count = x.new_tensor([x.numel() // x.shape[1]])
+    count = x.new_full((1,), x.numel() // x.shape[1])
     own = F.pad(torch.cat([mean, variance, count])[None], (0, 0, rank, world_size - 1 - rank))
     every = sum_over_ranks(own)  # (world_size, 2 C + 1)
     channels = x.shape[1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from vidgen.distributed import sum_over_ranks, world
+
 ACTIVE = 0.01
 """KL in nats from which a dimension of a latent code counts as used."""
 
@@ -20,8 +22,9 @@ def kl_normals(mean: Tensor, log_variance: Tensor, prior_mean: Tensor, prior_log
     Returns:
         KL of each dimension, of the shape of the arguments.
     """
-    ratio = ((mean - prior_mean).square() + log_variance.exp()) * (-prior_log_variance).exp()
-    return 0.5 * (prior_log_variance - log_variance + ratio - 1)
+    difference = log_variance - prior_log_variance  # first, so that equal variances give 0 however large they are
+    distance = ((mean - prior_mean) * (-prior_log_variance / 2).exp()).square()
+    return 0.5 * (difference.exp() - difference - 1 + distance)
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -33,7 +36,8 @@ def active_units(kl: Tensor, least: float = ACTIVE) -> Tensor:
     """How many dimensions of a latent code are used: those whose mean KL is above ``least`` nats.
 
     Burda et al. (2016, arXiv 1509.00519, section 5.3) count dimensions whose posterior mean varies. With a learned
-    prior that mean may vary while the code says nothing that the prior does not know; so the KL is looked at here.
+    prior that mean may vary while the code says nothing that the prior does not know; so the KL is looked at here, its
+    mean over all elements of all ranks.
 
     Args:
         kl: ``(..., D)``, as :func:`kl_normals` returns it.
@@ -42,4 +46,5 @@ def active_units(kl: Tensor, least: float = ACTIVE) -> Tensor:
     Returns:
         A scalar, 0 to D.
     """
-    return (kl.detach().flatten(0, -2).mean(0) > least).float().sum()
+    mean = sum_over_ranks(kl.detach().flatten(0, -2).mean(0)) / world()[1]
+    return (mean > least).float().sum()

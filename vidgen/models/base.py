@@ -305,9 +305,14 @@ class LikelihoodModel(VideoModel):
             self.record_loss(name, value)
         return total
 
+    @property
+    def logs_now(self) -> bool:
+        """Whether this iteration ends a logging window, so that what costs a reduction is measured."""
+        return (self.iteration_number + 1) % self.log_every == 0
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log how long the gradient is, before it is clipped."""
-        if (self.iteration_number + 1) % self.log_every == 0:
+        if self.logs_now:
             owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             self.meter.add("grad_norm", gradient_norm(owned))
 

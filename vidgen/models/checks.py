@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
@@ -54,6 +55,17 @@ def check_decay(**rates: float) -> None:
     for key, value in rates.items():
         if not 0 <= value < 1:
             raise UserError(f"model.{key} {value:g}: must be at least 0 and below 1")
+
+
+def check_one_of(**choices: tuple[object, Sequence[object]]) -> None:
+    """Raise when an argument of a model is none of its values: ``name=(value, values)``.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    for key, (value, values) in choices.items():
+        if value not in values:
+            raise UserError(f"model.{key} {value!r}: must be one of {', '.join(map(str, values))}")
 
 
 def check_equal(key: str, configured: object, found: object, what: str) -> None:

@@ -10,7 +10,7 @@ the paper where the two differ:
 - the loss sums over all T - 1 predicted steps, those inside the context too; the squared error is a mean over elements
   and the KL a sum over dimensions, so that ``beta`` has its meaning only under these reductions;
 - in training every time step has batch statistics of its own (``statistics``), and running statistics meet each inner
-  frame twice with a learned prior, since the official code encodes it as the last frame and again as the target;
+  frame twice, since the official code encodes it as the last frame and again as the target (SVG-FP once);
 - SVG-LP generates with the statistics of the batch that is generated, SVG-FP with the running ones
   (``sampling_statistics``); in the context SVG-LP takes a sample of the posterior, SVG-FP its mean.
 
@@ -39,7 +39,14 @@ from vidgen.layers.initialization import initialize_normal
 from vidgen.layers.precision import at_least_float32
 from vidgen.losses.divergences import active_units, kl_normals, kl_to_standard_normal
 from vidgen.models.base import Batch, LikelihoodModel, LossTerms, evaluating
-from vidgen.models.checks import check_above_zero, check_clip_shape, check_decay, check_not_negative, check_positive
+from vidgen.models.checks import (
+    check_above_zero,
+    check_clip_shape,
+    check_decay,
+    check_not_negative,
+    check_one_of,
+    check_positive,
+)
 from vidgen.models.frames import from_unit, to_unit
 from vidgen.registry import MODELS
 from vidgen.seeding import derive_seed, draw_numbered
@@ -264,6 +271,13 @@ class GaussianLSTM(Recurrent):
 # The model ----------------------------------------------------------------------------------------------------------
 
 
+class Normal(NamedTuple):
+    """Mean and logarithm of the variance; None where there is no such distribution."""
+
+    mean: Tensor | None = None
+    log_variance: Tensor | None = None
+
+
 @dataclass
 class Rollout:
     """What training computes for clips of T frames, for steps 1 to T - 1; B clips.
@@ -309,12 +323,14 @@ class Standing(NamedTuple):
         frame: the last one ``(n, C, H, W)`` in [0, 1].
         features: for the decoder's skip connections.
         states: of the recurrent networks, by name.
+        encoded: what the encoder made of the last frame, where it has seen it.
     """
 
     time: int
     frame: Tensor
     features: Sequence[Tensor]
     states: Mapping[str, State]
+    encoded: tuple[Tensor, list[Tensor]] | None = None
 
 
 class Expected(NamedTuple):
@@ -395,6 +411,13 @@ class SVG(LikelihoodModel):
             posterior_layers=posterior_layers,
             prior_layers=prior_layers,
         )
+        check_one_of(
+            prior=(prior, ("learned", "fixed", "none")),
+            backbone=(backbone, ("dcgan", "vgg")),
+            skip_frame=(skip_frame, ("last_but_one", "last", "previous")),
+            statistics=(statistics, ("frame", "clip")),
+            sampling_statistics=(sampling_statistics, (None, "batch", "running")),
+        )
         check_not_negative(beta=beta)
         check_above_zero(learning_rate=learning_rate)
         check_decay(beta1=beta1, beta2=beta2)
@@ -470,7 +493,7 @@ class SVG(LikelihoodModel):
 
     def sampling_group_for(self, keywords: Mapping[str, Any]) -> int:
         """1 with running statistics, of the keywords or else of the constructor."""
-        return self.group_size if (keywords.get("statistics") or self.sampling_statistics) == "batch" else 1
+        return self.group_size if (keywords.get("sampling_statistics") or self.sampling_statistics) == "batch" else 1
 
     def check_data(self, spec: DataSpec) -> None:
         """Check that clips have the model's shape.
@@ -525,7 +548,8 @@ class SVG(LikelihoodModel):
             total = kl.sum() / clips
             terms["kl"] = self.beta * total
             self.record("frame/kl", total / length)
-            self.record("active_units", active_units(kl))
+            if self.logs_now:
+                self.record("active_units", active_units(kl))
         return terms
 
     def divergence(self, rollout: Rollout) -> Tensor | None:
@@ -551,20 +575,20 @@ class SVG(LikelihoodModel):
         encoded, features = self.encoder(frames.flatten(0, 1), self._encoder_visits(length))
         latents = encoded.unflatten(0, (clips, length))
         before, target = latents[:, :-1], latents[:, 1:]
-        rollout = Rollout(frames, before)
-        given = [before]
+        given, posterior, prior = [before], Normal(), Normal()
+        z = None
         if self.posterior is not None and draws is not None:
-            rollout.mean, rollout.log_variance, _ = self.posterior(target)
-            rollout.z = rollout.mean + (rollout.log_variance / 2).exp() * draws
-            given.append(rollout.z)
+            posterior = Normal(*self.posterior(target)[:2])
+            assert posterior.mean is not None and posterior.log_variance is not None
+            z = posterior.mean + (posterior.log_variance / 2).exp() * draws
+            given.append(z)
         if self.prior is not None:
-            rollout.prior_mean, rollout.prior_log_variance, _ = self.prior(before)
-        rollout.latents, _ = self.predictor(torch.cat(given, 2))
+            prior = Normal(*self.prior(before)[:2])
+        predicted, _ = self.predictor(torch.cat(given, 2))
         sources, rows = self._skip_sources(clips, steps, frames.device)
         skips = [feature.unflatten(0, (clips, length))[:, :sources].flatten(0, 1) for feature in features]
-        decoded = self.decoder(rollout.latents.flatten(0, 1), Skips(skips, rows), self._decoder_visits(steps))
-        rollout.frames = decoded.unflatten(0, (clips, steps))
-        return rollout
+        decoded = self.decoder(predicted.flatten(0, 1), Skips(skips, rows), self._decoder_visits(steps))
+        return Rollout(decoded.unflatten(0, (clips, steps)), predicted, *posterior, z, *prior)
 
     def _encoder_visits(self, length: int) -> Visits | None:
         if self.statistics == "clip":
@@ -601,7 +625,7 @@ class SVG(LikelihoodModel):
         seed: int = 0,
         first: int = 0,
         batch: Batch | None = None,
-        statistics: Literal["batch", "running"] | None = None,
+        sampling_statistics: Literal["batch", "running"] | None = None,
     ) -> Tensor:
         """Continue given frames: videos ``first .. first + num_videos - 1`` of the sequence that ``seed`` stands for.
 
@@ -611,8 +635,8 @@ class SVG(LikelihoodModel):
             seed: which sequence of videos.
             first: number of the first one.
             batch: with ``video`` ``(N, C, T, H, W)``, whose first ``n_past`` frames are given.
-            statistics: of batch norm: of the ``batch`` of videos made together, or the ``running`` ones; None means
-                what the model was configured with.
+            sampling_statistics: of batch norm: of the ``batch`` of videos made together, or the ``running`` ones; None
+                means what the model was configured with.
 
         Returns:
             float32 ``(N, C, T, H, W)`` in ``[-1, 1]``: the given frames, then predictions.
@@ -621,7 +645,7 @@ class SVG(LikelihoodModel):
             UserError: no frames are given, or too few, or fewer than two videos where they share statistics.
         """
         options: dict[str, Any] = {"num_frames": num_frames, "seed": seed, "first": first, "batch": batch}
-        return self.predict(num_videos, **options, statistics=statistics).video
+        return self.predict(num_videos, **options, sampling_statistics=sampling_statistics).video
 
     @torch.no_grad()
     def predict(
@@ -632,7 +656,7 @@ class SVG(LikelihoodModel):
         seed: int = 0,
         first: int = 0,
         batch: Batch | None = None,
-        statistics: Literal["batch", "running"] | None = None,
+        sampling_statistics: Literal["batch", "running"] | None = None,
     ) -> Prediction:
         """As :meth:`sample`, with what the prior expected at each step.
 
@@ -642,7 +666,7 @@ class SVG(LikelihoodModel):
             seed: which sequence of videos.
             first: number of the first one.
             batch: with ``video``.
-            statistics: see :meth:`sample`.
+            sampling_statistics: see :meth:`sample`.
 
         Returns:
             See :class:`Prediction`.
@@ -652,7 +676,7 @@ class SVG(LikelihoodModel):
         """
         given = self._given(batch, num_videos)
         length = self.num_frames if num_frames is None else num_frames
-        return self._generate(given, None, length, range(first, first + num_videos), seed, statistics)[0]
+        return self._generate(given, None, length, range(first, first + num_videos), seed, sampling_statistics)[0]
 
     @torch.no_grad()
     def stream(
@@ -664,7 +688,7 @@ class SVG(LikelihoodModel):
         num_frames: int | None = None,
         seed: int = 0,
         first: int = 0,
-        statistics: Literal["batch", "running"] | None = None,
+        sampling_statistics: Literal["batch", "running"] | None = None,
     ) -> tuple[Tensor, Any]:
         """The next frames, see :meth:`VideoModel.stream`; any number of them in the same memory.
 
@@ -675,7 +699,7 @@ class SVG(LikelihoodModel):
             num_frames: frames to make now; None means the training length.
             seed: which sequence of videos.
             first: number of the first one.
-            statistics: see :meth:`sample`.
+            sampling_statistics: see :meth:`sample`.
 
         Returns:
             Frames ``(N, C, num_frames, H, W)`` in ``[-1, 1]``, and the state for the next call.
@@ -686,18 +710,20 @@ class SVG(LikelihoodModel):
         num_videos = len(batch["video"]) if batch and "video" in batch else num_videos
         given = self._given(batch, num_videos)
         length = self.num_frames if num_frames is None else num_frames
-        made, state = self._generate(given, state, length, range(first, first + num_videos), seed, statistics)
+        made, state = self._generate(given, state, length, range(first, first + num_videos), seed, sampling_statistics)
         return made.video, state
 
     @torch.no_grad()
-    def approximate_posterior(self, video: Tensor, statistics: Literal["batch", "running"] | None = None) -> Tensor:
+    def approximate_posterior(
+        self, video: Tensor, sampling_statistics: Literal["batch", "running"] | None = None
+    ) -> Tensor:
         """Continue given frames with the z that the true ones suggest, the posterior's mean.
 
         The official figures show it beside samples: how well the model does when it need not guess what happens.
 
         Args:
             video: given and true future frames ``(N, C, T, H, W)`` in [-1, 1].
-            statistics: see :meth:`sample`.
+            sampling_statistics: see :meth:`sample`.
 
         Returns:
             The given frames, then predictions, of the same shape.
@@ -707,7 +733,7 @@ class SVG(LikelihoodModel):
         """
         truth = self._given({"video": video}, len(video))
         parts = []
-        shares = self.sampling_group_for({"statistics": statistics}) > 1
+        shares = self.sampling_group_for({"sampling_statistics": sampling_statistics}) > 1
         for part in self._groups(len(video), shares):
             frames = truth[part]
             standing, made = Standing(1, frames[:, 0], (), {}), [frames[:, 0]]
@@ -753,7 +779,7 @@ class SVG(LikelihoodModel):
         if any(group.stop - group.start < 2 for group in groups):
             raise UserError(
                 "svg: generates with statistics of the batch, which need at least 2 videos made together; give more, or"
-                " set statistics to 'running'"
+                " set sampling_statistics to 'running'"
             )
         return groups
 
@@ -764,13 +790,13 @@ class SVG(LikelihoodModel):
         length: int,
         numbers: range,
         seed: int,
-        statistics: Literal["batch", "running"] | None,
+        sampling_statistics: Literal["batch", "running"] | None,
     ) -> tuple[Prediction, list[Standing]]:
         """``length`` more frames of numbered videos; the first ones where there is no state yet."""
         if length < 1:
             raise UserError(f"num_frames {length}: must be at least 1")
         videos, means, deviations, after = [], [], [], []
-        shares = self.sampling_group_for({"statistics": statistics}) > 1
+        shares = self.sampling_group_for({"sampling_statistics": sampling_statistics}) > 1
         for index, part in enumerate(self._groups(len(given), shares, numbers.start)):
             context = given[part]
             standing = states[index] if states else Standing(1, context[:, 0], (), {})
@@ -811,7 +837,7 @@ class SVG(LikelihoodModel):
         """
         time, states = standing.time, dict(standing.states)
         with batch_statistics(self.encoder, self.decoder) if shares else evaluating(self):
-            latent, features = self.encoder(standing.frame)
+            latent, features = standing.encoded or self.encoder(standing.frame)
             if time - 1 > self._last_source(time):
                 features = list(standing.features)
             now = latent[:, None]
@@ -820,15 +846,14 @@ class SVG(LikelihoodModel):
                 mean, log_variance, states["prior"] = self.prior(now, states.get("prior"))
                 prior = Expected(mean[:, 0], (log_variance[:, 0] / 2).exp())
             mean, std = prior
-            if target is not None and self.posterior is not None:
-                mean, log_variance, states["posterior"] = self.posterior(
-                    self.encoder(target)[0][:, None], states.get("posterior")
-                )
+            encoded = self.encoder(target) if target is not None else None
+            if encoded is not None and self.posterior is not None:
+                mean, log_variance, states["posterior"] = self.posterior(encoded[0][:, None], states.get("posterior"))
                 mean, std = mean[:, 0], (log_variance[:, 0] / 2).exp()
             z = mean if draws is None else mean + std * draws
             predicted, states["predictor"] = self.predictor(torch.cat([now, z[:, None]], 2), states.get("predictor"))
             if target is not None and time < self.n_past:
                 frame = target
             else:
-                frame = self.decoder(predicted[:, 0], Skips(features))
-        return Standing(time + 1, frame, features, states), prior
+                frame, encoded = self.decoder(predicted[:, 0], Skips(features)), None
+        return Standing(time + 1, frame, features, states, encoded), prior

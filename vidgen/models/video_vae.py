@@ -40,8 +40,8 @@ from vidgen.models.checks import (
     check_above_zero,
     check_clip_shape,
     check_decay,
-    check_equal,
     check_not_negative,
+    check_one_of,
     check_positive,
 )
 from vidgen.models.frames import from_unit, to_unit
@@ -50,6 +50,9 @@ from vidgen.seeding import NoiseStream, derive_seed, draw_numbered
 
 SLOPE = 0.2  # of the encoder's LeakyReLU
 WEIGHT_STD = SCALE_STD = 0.02
+HOTTEST = 1000  # temperature
+FURTHEST = 1e6  # standard deviations of a continuous attribute from its mean
+LONGEST = 9  # digits of a number that a user gives
 State = tuple[Tensor, Tensor]
 
 
@@ -228,6 +231,11 @@ Change = tuple[int, str]
 """From which frame a value holds, and the value."""
 
 
+def is_index(text: str) -> bool:
+    """Whether a text is a whole number from 0 of a size that makes sense."""
+    return text.isdecimal() and len(text) <= LONGEST
+
+
 def parse_schedules(texts: Sequence[str]) -> dict[str, list[Change]]:
     """Read ``name=value``, or ``name=value@0,other@8`` for a value that changes in mid-sequence.
 
@@ -242,15 +250,15 @@ def parse_schedules(texts: Sequence[str]) -> dict[str, list[Change]]:
     """
     found: dict[str, list[Change]] = {}
     for text in (part.strip() for given in texts for part in given.split(";")):
-        name, equals, rest = text.partition("=")
+        name, equals, rest = (part.strip() for part in text.partition("="))
         if not equals or not name or not rest:
             raise UserError(f"attributes {text!r}: expected NAME=VALUE or NAME=VALUE@0,OTHER@8")
         if name in found:
             raise UserError(f"attributes {text!r}: {name!r} is given twice; write NAME=VALUE@0,OTHER@8")
         changes: list[Change] = []
-        for entry in rest.split(","):
+        for entry in (part.strip() for part in rest.split(",")):
             value, at, start = entry.rpartition("@") if "@" in entry else (entry, "", "0")
-            if not value or not start.isdecimal() or (changes and not at):
+            if not value or not is_index(start) or (changes and not at):
                 raise UserError(f"attributes {text!r}: {entry!r} must be VALUE@FRAME, with frames counted from 0")
             changes.append((int(start), value))
         frames = [start for start, _ in changes]
@@ -382,6 +390,9 @@ class VideoVAE(LikelihoodModel):
             hidden_dim=hidden_dim,
             mlp_dim=mlp_dim,
         )
+        check_one_of(likelihood=(likelihood, ("laplace", "gaussian")))
+        if observed >= num_frames:
+            raise UserError(f"model.observed {observed}: must be below num_frames, {num_frames}")
         check_not_negative(
             beta=beta,
             kl_warmup=kl_warmup,
@@ -458,19 +469,30 @@ class VideoVAE(LikelihoodModel):
         return self.pretrain_attribute_steps > 0
 
     def check_data(self, spec: DataSpec) -> None:
-        """Check that clips have the model's shape, and its attributes in its order.
+        """Check that clips have the model's shape, and the attributes of the model; other columns are left alone.
 
         Raises:
             UserError: they do not; the message names the config key.
         """
         check_clip_shape(spec, self.channels, self.resolution, self.num_frames)
-        names = [attribute.name for attribute in self.attributes]
-        check_equal("attributes", names, list(spec.attribute_names), "attributes")
-        for attribute, values in zip(self.attributes, spec.attribute_values, strict=True):
-            if attribute.values:
-                check_equal(f"attributes.{attribute.name}", attribute.values, len(values), "as many values:")
-            elif values:
-                check_equal("continuous", attribute.name, list(values), f"for {attribute.name} the values")
+        there = dict(zip(spec.attribute_names, spec.attribute_values, strict=True))
+        for attribute in self.attributes:
+            name, values = attribute.name, there.get(attribute.name)
+            if values is None:
+                listed = ", ".join(there) or "none"
+                raise UserError(f"model.attributes.{name}: the data has no such attribute (it has: {listed})")
+            if attribute.values and not values:
+                raise UserError(
+                    f"model.attributes.{name}: the data has numbers for it; name it in data.attributes.categories, or"
+                    " give its mean and deviation in model.continuous"
+                )
+            if attribute.values and attribute.values != len(values):
+                raise UserError(
+                    f"model.attributes.{name}: is {attribute.values}, but the data has {len(values)} values; make them"
+                    " equal"
+                )
+            if values and not attribute.values:
+                raise UserError(f"model.continuous.{name}: the data has {len(values)} values with names, no numbers")
 
     @classmethod
     def small_variants(cls) -> dict[str, dict[str, Any]]:
@@ -516,11 +538,9 @@ class VideoVAE(LikelihoodModel):
         """Reconstruction, weighted KL and weighted attribute loss; clips are averaged, frames and pixels summed."""
         frames = to_unit(batch["video"])
         clips, length = frames.shape[:2]
-        if clips * length * world()[1] == 1:
-            raise UserError("data.batch_size 1: VideoVAE's batch norms need at least 2 frames")
         features = self.encoder(frames.flatten(0, 1)).unflatten(0, (clips, length))
         outputs = self.attr_net(features)
-        attributes = batch["attributes"]
+        attributes = self._columns(batch["attributes"])
         wrong = self.attribute_loss(outputs, attributes)
         terms = {"attributes": self.attribute_weight * wrong}
         self.record("frame/attribute_loss", wrong)
@@ -534,10 +554,19 @@ class VideoVAE(LikelihoodModel):
         kl = kl_normals(*map(at_least_float32, (*rollout.dy, *rollout.prior)))
         self.record("frame/reconstruction", error.mean())
         self.record("frame/kl", kl.sum(2).mean())
-        self.record("active_units", active_units(kl))
+        if self.logs_now:
+            self.record("active_units", active_units(kl))
         trained = self.iteration_number + 1 - self.pretrain_attribute_steps
         weight = self.beta * min(1.0, trained / max(1, self.kl_warmup))
         return {"reconstruction": error.sum() / clips, "kl": weight * kl.sum() / clips, **terms}
+
+    def _columns(self, attributes: Tensor) -> Tensor:
+        """The columns of a batch's attributes that the model has, in its order."""
+        names = list(self.data_spec.attribute_names) if self.data_spec else []
+        own = [attribute.name for attribute in self.attributes]
+        if not names or names == own:
+            return attributes
+        return torch.stack([attributes[:, names.index(name)] for name in own], 1)
 
     def reconstruction(self, made: Tensor, frames: Tensor) -> Tensor:
         """Negative log-likelihood of frames ``(B, T, C, H, W)`` in [0, 1], less a constant: ``(B, T)``."""
@@ -605,12 +634,12 @@ class VideoVAE(LikelihoodModel):
         for time in range(features.shape[1]):
             summary = self.state_mlp(state[0])
             dy = self.post_dy(a.mean[:, time], a.log_variance[:, time], summary)
-            prior = self.prior(summary, codes[:, time].to(summary))
             z = dy.mean + (dy.log_variance / 2).exp() * draws[:, time]
             state = self._remember(z, Normal(q.mean[:, time], q.log_variance[:, time]), state)
-            steps.append((*dy, *prior, z, *state))
-        parts = [torch.stack(part, 1) for part in zip(*steps, strict=True)]
-        return Rollout(q, a, Normal(*parts[:2]), Normal(*parts[2:4]), *parts[4:])
+            steps.append((summary, *dy, z, *state))
+        summaries, mean, log_variance, *rest = (torch.stack(part, 1) for part in zip(*steps, strict=True))
+        prior = self.prior(summaries, codes.to(summaries))
+        return Rollout(q, a, Normal(mean, log_variance), prior, *rest)
 
     def _first_state(self, clips: int) -> State:
         zeros = self.lstm.weight_hh.new_zeros(clips, self.hidden_dim)
@@ -704,20 +733,21 @@ class VideoVAE(LikelihoodModel):
         length = self.num_frames if num_frames is None else num_frames
         if length < 1:
             raise UserError(f"num_frames {length}: must be at least 1")
-        if not 0 <= temperature < float("inf"):
-            raise UserError(f"temperature {temperature}: must be at least 0, and finite")
+        if not 0 <= temperature <= HOTTEST:
+            raise UserError(f"temperature {temperature}: must be between 0 and {HOTTEST}")
         schedules = self._schedules(attributes or [])
         given = self._given(batch, num_videos, self.context_frames_for({"observed": observed}))
         numbers = range(first, first + (num_videos if given is None else len(given)))
         with evaluating(self):
-            standing = self._start(given, numbers, seed) if state is None else state
+            features = None if given is None else self.encoder(given.flatten(0, 1)).unflatten(0, given.shape[:2])
+            standing = self._start(features, numbers, seed) if state is None else state
             frames = []
             for time in range(standing.time, standing.time + length):
                 draws = temperature * self._draw(numbers, seed, time)
-                frame = given[:, time] if given is not None and time < given.shape[1] else None
+                seen = features[:, time] if features is not None and time < features.shape[1] else None
                 codes = self._codes_at(standing.codes, schedules, time)
-                made, standing = self._advance(standing, frame, codes, draws)
-                frames.append(frame if frame is not None and show_given else made)
+                made, standing = self._advance(standing, seen, codes, draws)
+                frames.append(given[:, time] if given is not None and seen is not None and show_given else made)
         return from_unit(torch.stack(frames, 1).float()), standing
 
     @torch.no_grad()
@@ -753,7 +783,7 @@ class VideoVAE(LikelihoodModel):
         frames = self._given({"video": video}, len(video), video.shape[2])
         assert frames is not None
         with evaluating(self):
-            codes = self._inferred(frames)
+            codes = self._inferred(self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]))
         columns = []
         for each in self.attributes:
             part = codes[:, each.columns]
@@ -799,7 +829,8 @@ class VideoVAE(LikelihoodModel):
         names = named.get(attribute.name, ())
         if value in names:
             return names.index(value)
-        if attribute.values and value.isdecimal() and int(value) < attribute.values:
+        numbered = not any(name.isdecimal() for name in names)  # else 2 could mean a name or the third value
+        if attribute.values and numbered and is_index(value) and int(value) < attribute.values:
             return int(value)
         if attribute.values:
             listed = ", ".join(names) or f"0 to {attribute.values - 1}"
@@ -809,8 +840,8 @@ class VideoVAE(LikelihoodModel):
             number = float(value)
         except ValueError:
             number = float("nan")
-        if not abs(number) < float("inf"):
-            raise UserError(f"attributes {attribute.name}={value}: must be a number")
+        if not abs(number - attribute.mean) / attribute.std < FURTHEST:
+            raise UserError(f"attributes {attribute.name}={value}: must be a number near those of the training data")
         return number
 
     def _codes_at(
@@ -823,15 +854,14 @@ class VideoVAE(LikelihoodModel):
             codes[:, attribute.columns] = attribute.encode(codes.new_tensor([value]))
         return codes
 
-    def _start(self, given: Tensor | None, numbers: range, seed: int) -> Standing:
-        codes = self._drawn(numbers, seed) if given is None else self._inferred(given)
+    def _start(self, features: Tensor | None, numbers: range, seed: int) -> Standing:
+        codes = self._drawn(numbers, seed) if features is None else self._inferred(features)
         return Standing(0, self._first_state(len(numbers)), codes)
 
-    def _inferred(self, frames: Tensor) -> Tensor:
-        """Attributes ``(N, A)`` that frames ``(N, T, C, H, W)`` show."""
-        outputs = self.attr_net(self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]))
-        parts = [each.decide(each.expect(outputs[each.name])) for each in self.attributes]
-        return torch.cat([frames.new_zeros(len(frames), 0), *parts], 1)
+    def _inferred(self, features: Tensor) -> Tensor:
+        """Attributes ``(N, A)`` that frames with features ``(N, T, encoder_dim)`` show."""
+        outputs = self.attr_net(features)
+        return torch.cat([each.decide(each.expect(outputs[each.name])) for each in self.attributes], 1)
 
     def _drawn(self, numbers: range, seed: int) -> Tensor:
         """Attributes ``(N, A)`` drawn for each video as often as training has met their values."""
@@ -863,13 +893,13 @@ class VideoVAE(LikelihoodModel):
         return draw_numbered(numbers, derive_seed(seed, "frame", time), draw).to(self.lstm.weight_hh)
 
     def _advance(
-        self, standing: Standing, frame: Tensor | None, codes: Tensor, draws: Tensor
+        self, standing: Standing, seen: Tensor | None, codes: Tensor, draws: Tensor
     ) -> tuple[Tensor, Standing]:
         """Reconstruct a given frame, or make one.
 
         Args:
             standing: where the videos stand.
-            frame: the given one ``(N, C, H, W)``.
+            seen: features of the given one ``(N, encoder_dim)``; None where none is given.
             codes: attributes ``(N, A)``.
             draws: N(0, 1) times the temperature ``(N, z_dim)``.
 
@@ -877,13 +907,13 @@ class VideoVAE(LikelihoodModel):
             The frame that was made, and where the videos stand after it.
         """
         summary = self.state_mlp(standing.state[0])
-        if frame is None:
+        if seen is None:
             mean, log_variance = self.prior(summary, codes)
             z = mean + (log_variance / 2).exp() * draws
             made = self.decoder(z)
             q = self.post_q(self.encoder(made))
         else:
-            q = self.post_q(self.encoder(frame))
+            q = self.post_q(seen)
             mean, log_variance = self.post_dy(*self.post_a(*q, codes), summary)
             z = mean + (log_variance / 2).exp() * draws
             made = self.decoder(z)

@@ -25,6 +25,7 @@ from vidgen.errors import UserError
 from vidgen.evaluation.contexts import Contexts
 from vidgen.media import write_video
 from vidgen.models.base import AdversarialModel, Batch, VideoModel
+from vidgen.registry import MODELS
 from vidgen.training.checkpoints import RunCheckpoints, SafeCheckpointIO, checkpoints_in
 from vidgen.training.curves import draw_curves
 from vidgen.training.ema import ModuleAverage
@@ -180,9 +181,12 @@ def first_contexts(model: VideoModel, dataset: VideoDataset) -> Callable[[int], 
     """What the first training videos give a model that samples from something.
 
     Raises:
-        UserError: no video is long enough.
+        UserError: no video is long enough, or there is one and the model makes several together.
     """
     contexts = Contexts(dataset, model, "training data", option="data")
+    if len(contexts) < min(2, model.sampling_group):
+        name = MODELS.name_of(type(model))
+        raise UserError(f"data: one video is too few for grids of samples, of which {name} makes at least 2 together")
     return lambda number: contexts.batch(range(min(number, len(contexts))))
 
 
