@@ -103,6 +103,21 @@ def draw_numbered(numbers: Sequence[int], seed: int, draw: Callable[[torch.Gener
     return torch.stack(rows)
 
 
+def draw_frame_noise(numbers: Sequence[int], seed: int, time: int, size: int) -> Tensor:
+    """N(0, 1) for frame ``time`` of numbered videos, whatever frames were made before.
+
+    Args:
+        numbers: of the videos.
+        seed: which sequence of videos.
+        time: number of the frame.
+        size: numbers for each.
+
+    Returns:
+        ``(N, size)``, on the CPU.
+    """
+    return draw_numbered(numbers, derive_seed(seed, "frame", time), lambda noise: torch.randn(size, generator=noise))
+
+
 _CURRENT: ContextVar[NoiseStream | None] = ContextVar("vidgen_noise_stream", default=None)
 
 

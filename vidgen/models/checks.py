@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
 
@@ -57,6 +59,17 @@ def check_decay(**rates: float) -> None:
             raise UserError(f"model.{key} {value:g}: must be at least 0 and below 1")
 
 
+def check_power_of_two(least: int, **sizes: int) -> None:
+    """Raise when an argument of a model is no power of two, or below ``least``.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    for key, value in sizes.items():
+        if value < least or value & (value - 1):
+            raise UserError(f"model.{key} {value}: must be a power of two, {least} or more")
+
+
 def check_one_of(**choices: tuple[object, Sequence[object]]) -> None:
     """Raise when an argument of a model is none of its values: ``name=(value, values)``.
 
@@ -102,6 +115,17 @@ def check_classes(spec: DataSpec, dim_category: int) -> None:
         )
     if dim_category:
         check_equal("dim_category", dim_category, len(spec.class_names), "classes")
+
+
+def check_given(name: str, video: Tensor, channels: int, resolution: int) -> None:
+    """Check the videos that a model is given to start from.
+
+    Raises:
+        UserError: they are of another shape than the model's.
+    """
+    if video.dim() != 5 or (video.shape[1], *video.shape[3:]) != (channels, resolution, resolution):
+        wanted = f"(N, {channels}, T, {resolution}, {resolution})"
+        raise UserError(f"{name}: the given videos are {tuple(video.shape)}; they must be {wanted}")
 
 
 def check_length(name: str, num_frames: int, longest: int) -> None:

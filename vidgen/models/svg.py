@@ -43,13 +43,15 @@ from vidgen.models.checks import (
     check_above_zero,
     check_clip_shape,
     check_decay,
+    check_given,
     check_not_negative,
     check_one_of,
     check_positive,
+    check_power_of_two,
 )
 from vidgen.models.frames import from_unit, to_unit
 from vidgen.registry import MODELS
-from vidgen.seeding import derive_seed, draw_numbered
+from vidgen.seeding import draw_frame_noise
 
 SLOPE = 0.2  # of LeakyReLU
 SMALLEST = 4  # pixels of the coarsest feature map
@@ -421,8 +423,7 @@ class SVG(LikelihoodModel):
         check_not_negative(beta=beta)
         check_above_zero(learning_rate=learning_rate)
         check_decay(beta1=beta1, beta2=beta2)
-        if resolution < 16 or resolution & (resolution - 1):
-            raise UserError(f"model.resolution {resolution}: must be a power of two, 16 or more")
+        check_power_of_two(16, resolution=resolution)
         if len(widths) != 4 or min(widths) < 1:
             raise UserError(f"model.widths {list(widths)}: must be four numbers above 0")
         if num_frames <= n_past:
@@ -752,10 +753,7 @@ class SVG(LikelihoodModel):
             raise UserError(f"num_videos {num_videos}: must be at least 1")
         if len(video) != num_videos:
             raise UserError(f"svg: {num_videos} videos of {len(video)} given ones; make the two equal")
-        size = self.resolution
-        if video.dim() != 5 or (video.shape[1], *video.shape[3:]) != (self.channels, size, size):
-            wanted = f"(N, {self.channels}, T, {size}, {size})"
-            raise UserError(f"svg: the given videos are {tuple(video.shape)}; they must be {wanted}")
+        check_given("svg", video, self.channels, self.resolution)
         if video.shape[2] < self.n_past:
             raise UserError(f"svg: the given videos have {video.shape[2]} frames; it starts from {self.n_past}")
         return to_unit(video.to(self.predictor.output.weight))
@@ -818,11 +816,7 @@ class SVG(LikelihoodModel):
 
     def _draw(self, numbers: range, seed: int, time: int) -> Tensor:
         """N(0, 1) ``(n, z_dim)`` for frame ``time`` of numbered videos."""
-
-        def draw(noise: torch.Generator) -> Tensor:
-            return torch.randn(self.z_dim, generator=noise)
-
-        return draw_numbered(numbers, derive_seed(seed, "frame", time), draw).to(self.predictor.output.weight)
+        return draw_frame_noise(numbers, seed, time, self.z_dim).to(self.predictor.output.weight)
 
     def _advance(
         self, standing: Standing, target: Tensor | None, draws: Tensor | None, shares: bool

@@ -40,13 +40,15 @@ from vidgen.models.checks import (
     check_above_zero,
     check_clip_shape,
     check_decay,
+    check_given,
     check_not_negative,
     check_one_of,
     check_positive,
+    check_power_of_two,
 )
 from vidgen.models.frames import from_unit, to_unit
 from vidgen.registry import MODELS
-from vidgen.seeding import NoiseStream, derive_seed, draw_numbered
+from vidgen.seeding import NoiseStream, derive_seed, draw_frame_noise, draw_numbered
 
 SLOPE = 0.2  # of the encoder's LeakyReLU
 WEIGHT_STD = SCALE_STD = 0.02
@@ -402,8 +404,7 @@ class VideoVAE(LikelihoodModel):
         )
         check_above_zero(learning_rate=learning_rate)
         check_decay(beta1=beta1, beta2=beta2)
-        if resolution < 16 or resolution & (resolution - 1):
-            raise UserError(f"model.resolution {resolution}: must be a power of two, 16 or more")
+        check_power_of_two(16, resolution=resolution)
         self.channels = channels
         self.resolution = resolution
         self.num_frames = num_frames
@@ -801,10 +802,7 @@ class VideoVAE(LikelihoodModel):
         if batch is None or "video" not in batch:
             raise UserError(f"video_vae: starts from {observed} given frames; give a batch with 'video'")
         video: Tensor = batch["video"]
-        size = self.resolution
-        if video.dim() != 5 or (video.shape[1], *video.shape[3:]) != (self.channels, size, size):
-            wanted = f"(N, {self.channels}, T, {size}, {size})"
-            raise UserError(f"video_vae: the given videos are {tuple(video.shape)}; they must be {wanted}")
+        check_given("video_vae", video, self.channels, self.resolution)
         if video.shape[2] < observed:
             raise UserError(
                 f"video_vae: the given videos have {video.shape[2]} frames, fewer than observed, {observed}"
@@ -886,11 +884,7 @@ class VideoVAE(LikelihoodModel):
 
     def _draw(self, numbers: range, seed: int, time: int) -> Tensor:
         """N(0, 1) ``(N, z_dim)`` for frame ``time`` of numbered videos."""
-
-        def draw(noise: torch.Generator) -> Tensor:
-            return torch.randn(self.z_dim, generator=noise)
-
-        return draw_numbered(numbers, derive_seed(seed, "frame", time), draw).to(self.lstm.weight_hh)
+        return draw_frame_noise(numbers, seed, time, self.z_dim).to(self.lstm.weight_hh)
 
     def _advance(
         self, standing: Standing, seen: Tensor | None, codes: Tensor, draws: Tensor
