@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -166,19 +165,19 @@ class FrameBatchNorm2d(BatchNorm2d):
         """Move the running statistics as the visits would, one after the other."""
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         assert self.momentum is not None
-        kept, shares = _shares(visits, self.momentum, mean.dtype, mean.device)
+        kept, shares = _shares(visits, self.momentum, mean)
         self.num_batches_tracked.add_(len(visits.order))
         self.running_mean.mul_(kept).add_(shares @ mean)
         self.running_var.mul_(kept).add_(shares @ variance)
 
 
-@lru_cache(maxsize=64)
-def _shares(visits: Visits, momentum: float, dtype: torch.dtype, device: torch.device) -> tuple[float, Tensor]:
+def _shares(visits: Visits, momentum: float, like: Tensor) -> tuple[float, Tensor]:
     """What is left of the running statistics after all visits, and the share ``(steps,)`` of each frame in them."""
     shares = [0.0] * visits.steps
     for age, frame in enumerate(reversed(visits.order)):
         shares[frame] += momentum * (1 - momentum) ** age
-    return (1 - momentum) ** len(visits.order), torch.tensor(shares, dtype=dtype, device=device)
+    parts = [like.new_full((1,), share) for share in shares]  # made on the device: a copy would wait for it
+    return (1 - momentum) ** len(visits.order), torch.cat(parts)
 
 
 @contextmanager
