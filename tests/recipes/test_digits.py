@@ -93,8 +93,9 @@ def run(arguments: list[str], environment: dict[str, str]) -> None:
 
 
 def curve(videos: Tensor, truth: Tensor) -> Tensor:
-    """PSNR in dB of each frame, mean over clips; of frames that are equal, 60."""
-    return psnr(to_uint8(videos), to_uint8(truth)).clamp(max=60).mean(0)
+    """PSNR in dB of each frame, of the mean squared error over clips: a digit that rests is infinitely well copied."""
+    errors = 10 ** (-psnr(to_uint8(videos), to_uint8(truth)) / 10)
+    return -10 * errors.mean(0).log10()
 
 
 def test_predicts_where_a_digit_goes_and_keeps_it(trained: Trained) -> None:
