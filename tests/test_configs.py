@@ -334,7 +334,7 @@ def test_video_vae_reads_weizmann_with_a_fifth_of_the_labels(tmp_path):
     frame_folders(tmp_path, videos, side=8)
     run, data = recipe("video_vae/weizmann.yaml", f"data.root={tmp_path}")
     assert len(data.dataset) == 93
-    assert data.spec.attribute_names == tuple(run.model["attributes"]) == ("action", "identity")
+    assert data.spec.attribute_names == tuple(run.model["attributes"]) == ("action", "performer")
     assert data.spec.attribute_values == (ACTIONS, PERSONS)
     _, test = recipe("video_vae/weizmann.yaml", f"data.root={tmp_path}", "data.split.folder=test")
     assert len(test.dataset) == 10 and test.spec.attribute_values == (ACTIONS, PERSONS)

@@ -12,8 +12,11 @@ import torch
 
 import vidgen.checkpoint
 from vidgen.cli.main import main
+from vidgen.data.moving_shapes import MovingShapes
 from vidgen.data.spec import DataSpec
-from vidgen.training.fit import changed_data
+from vidgen.errors import UserError
+from vidgen.models.svg import SVG
+from vidgen.training.fit import changed_data, first_contexts
 
 CONFIG = """\
 model: {name: mocogan, resolution: 16, num_frames: 10, dim_content: 4, dim_motion: 3, generator_width: 4,
@@ -178,3 +181,13 @@ def test_data_of_other_lengths_or_classes_are_other_data() -> None:
     spec = DataSpec(3, 8, 4, None, 9, 4, 9, digest="a")
     assert changed_data(spec.to_dict(), spec) == "" and changed_data(None, spec) == ""
     assert changed_data({**spec.to_dict(), "digest": "b"}, spec) == "videos of other lengths, classes or label_fraction"
+
+
+def test_one_video_is_too_few_for_grids_of_a_model_that_makes_several_together() -> None:
+    model = SVG(**{**SVG.small_variants()["default"], "channels": 3})
+    with pytest.raises(UserError) as caught:
+        first_contexts(model, MovingShapes(resolution=16, num_frames=5, num_videos=1))
+    assert str(caught.value) == (
+        "data: one video is too few for grids of samples, of which svg makes at least 2 together"
+    )
+    assert len(first_contexts(model, MovingShapes(resolution=16, num_frames=5, num_videos=2))(8)["video"]) == 2
