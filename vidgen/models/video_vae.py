@@ -344,7 +344,7 @@ class VideoVAE(LikelihoodModel):
         "He, Lehrmann, Marino, Mori, Sigal: Probabilistic Video Generation using Holistic Attribute Control, ECCV 2018,"
         " arXiv 1803.08085"
     )
-    original = "no official code"
+    original = "none (no official code)"
     ema_modules = (
         "encoder",
         "decoder",
