@@ -72,6 +72,7 @@ class VideoModel(pl.LightningModule):
         self.finite_watch = FiniteWatch()
         self.log_every = 50
         self.idle_since = time.perf_counter()
+        self._micro_index = 0  # which of the batches that one step accumulates
 
     @property
     def task(self) -> str:
@@ -223,13 +224,21 @@ class VideoModel(pl.LightningModule):
         """Iterations completed so far in the run."""
         return self.trainer.global_step if self._trainer is not None else 0
 
+    @property
+    def logs_now(self) -> bool:
+        """Whether this iteration ends a logging window, so that what costs a reduction is measured."""
+        return (self.iteration_number + 1) % self.log_every == 0
+
     def noise(self, stream: str) -> NoiseStream:
         """Training noise of this iteration for this rank, from its own generator on the model's device.
+
+        Micro-batches of an accumulated step draw independent noise.
 
         Args:
             stream: what the noise is for; two different names give independent numbers.
         """
         rank, world_size = world()
+        stream = f"{stream}#{self._micro_index}" if self._micro_index else stream
         seed = derive_seed(self.seed, "noise", stream, self.iteration_number)
         dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
         return NoiseStream(seed, self.device, dtype, rank, world_size)
@@ -268,7 +277,6 @@ class LikelihoodModel(VideoModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self._micro_index = 0
         self._optimizer_names = ["model"]
 
     def loss(self, batch: Batch) -> LossTerms:
@@ -291,10 +299,6 @@ class LikelihoodModel(VideoModel):
         """Hand the optimiser to Lightning, which saves and restores it."""
         return self.build_optimizer()
 
-    def noise(self, stream: str) -> NoiseStream:
-        """As in :class:`VideoModel`; micro-batches of an accumulated step draw independent noise."""
-        return super().noise(f"{stream}#{self._micro_index}" if self._micro_index else stream)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch; Lightning does the rest."""
         self._micro_index = batch_idx % self.trainer.accumulate_grad_batches
@@ -304,11 +308,6 @@ class LikelihoodModel(VideoModel):
         for name, value in {**terms, "total": total}.items():
             self.record_loss(name, value)
         return total
-
-    @property
-    def logs_now(self) -> bool:
-        """Whether this iteration ends a logging window, so that what costs a reduction is measured."""
-        return (self.iteration_number + 1) % self.log_every == 0
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log how long the gradient is, before it is clipped."""
@@ -340,7 +339,6 @@ class AdversarialModel(VideoModel):
         self.gradient_clip_algorithm = "norm"
         self.update_timer: Callable[[str], Any] | None = None
         self._micro_batches: list[list[Batch]] = []
-        self._micro_index = 0
         self._optimizer_names: list[str] = []
         self._schedule_names: list[str] = []
 
@@ -398,10 +396,6 @@ class AdversarialModel(VideoModel):
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
-
-    def noise(self, stream: str) -> NoiseStream:
-        """As in :class:`VideoModel`; micro-batches of an accumulated update draw independent noise."""
-        return super().noise(f"{stream}#{self._micro_index}" if self._micro_index else stream)
 
     def share(self, name: str, forward: Callable[[list[Batch]], Shared]) -> list[Shared]:
         """Run a forward pass that several updates have in common, once for each micro-batch.
@@ -475,7 +469,7 @@ class AdversarialModel(VideoModel):
         scaler = getattr(precision, "scaler", None)
         if scaler is not None:
             scaler.unscale_(optimizer)
-        if (self.iteration_number + 1) % self.log_every == 0:
+        if self.logs_now:
             self.meter.add(f"grad_norm/{name}", gradient_norm(owned))
         clip_gradients(owned, self.gradient_clip_val, self.gradient_clip_algorithm)
         with torch.autocast(self.device.type, enabled=False):
