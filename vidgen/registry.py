@@ -94,6 +94,9 @@ MODELS: Registry = Registry(
     {
         "mocogan": "vidgen.models.mocogan",
         "svg": "vidgen.models.svg",
+        "tats": "vidgen.models.tats.transformer",
+        "tats_interpolation": "vidgen.models.tats.interpolation",
+        "tats_vqgan": "vidgen.models.tats.vqgan",
         "tgan": "vidgen.models.tgan",
         "vgan": "vidgen.models.vgan",
         "video_vae": "vidgen.models.video_vae",
@@ -104,6 +107,7 @@ DATASETS: Registry = Registry(
     "dataset",
     {
         "arrays": "vidgen.data.arrays",
+        "encoded": "vidgen.data.encoded",
         "frame_folder": "vidgen.data.frame_folder",
         "frame_strips": "vidgen.data.frame_strips",
         "image_folder": "vidgen.data.image_folder",
@@ -111,6 +115,7 @@ DATASETS: Registry = Registry(
         "moving_shapes": "vidgen.data.moving_shapes",
         "packed": "vidgen.data.packed",
         "paired_frames": "vidgen.data.paired_frames",
+        "spectrograms": "vidgen.data.spectrograms",
         "video_folder": "vidgen.data.video_folder",
     },
     "vidgen.datasets",

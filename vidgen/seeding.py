@@ -7,6 +7,7 @@ own (instance noise, noise inputs, dropout-like layers) ask :func:`current_noise
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -70,6 +71,16 @@ class NoiseStream:
         """Int64 numbers in [0, high) of the given local shape."""
         size = self._global(shape, batch_dim)
         return self._rows(torch.randint(high, size, generator=self.generator, device=self.device), batch_dim)
+
+    def permutation(self, size: int) -> Tensor:
+        """The numbers from 0 to ``size - 1`` in random order, the same on every rank."""
+        return torch.randperm(size, generator=self.generator, device=self.device)
+
+    def shared(self) -> NoiseStream:
+        """The same generator for draws that belong to no row: every rank makes them all."""
+        stream = copy.copy(self)
+        stream.rank, stream.world_size = 0, 1
+        return stream
 
     def _global(self, shape: Sequence[int], batch_dim: int) -> list[int]:
         size = list(shape)

@@ -1,0 +1,99 @@
+"""Models that contain trained, frozen ones: where these come from, and what a checkpoint says of them.
+
+A second stage is told of the first by the path of its checkpoint. In the arguments that are saved the path is replaced
+by a description, so that one file holds the whole chain: the description builds the network, the state dict fills it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vidgen.errors import UserError
+
+Stage = str | Path | dict[str, Any]
+"""Path of a checkpoint, or a description: ``model``, ``model_args`` and ``weights``, a fingerprint."""
+
+
+class Earlier(NamedTuple):
+    """An earlier stage.
+
+    Args:
+        description: in plain values, for ``init_args``.
+        model: its class.
+        arguments: of its constructor.
+        weights: its state dict; None where the description stands alone and a checkpoint will fill it.
+    """
+
+    description: dict[str, Any]
+    model: type
+    arguments: dict[str, Any]
+    weights: dict[str, Tensor] | None
+
+
+def open_stage(name: str, stage: Stage, wanted: str) -> Earlier:
+    """Find out about an earlier stage.
+
+    Args:
+        name: argument that names it, for messages.
+        stage: where it is.
+        wanted: registry name of the model that it must be.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, or of another model.
+    """
+    from vidgen.checkpoint import known_class, plain, read_checkpoint
+
+    weights = None
+    if isinstance(stage, Mapping):
+        if not {"model", "model_args"} <= stage.keys():
+            raise UserError(f"model.{name}: must be the path of a checkpoint of {wanted!r}")
+        about: Mapping[str, Any] = stage
+        where = Path(name)
+    else:
+        where = Path(stage)
+        payload = read_checkpoint(where)
+        about = payload["vidgen"]
+        weights = {**payload["state_dict"], **payload.get("ema", {})}
+    if about["model"] != wanted:
+        raise UserError(f"model.{name}: {where} holds a {about['model']!r}, needed is a {wanted!r}")
+    description = {"model": about["model"], "model_args": plain(dict(about["model_args"]))}
+    description["weights"] = fingerprint(weights) if weights is not None else str(about.get("weights", ""))
+    return Earlier(description, known_class(about["model"], where), dict(about["model_args"]), weights)
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor] | None, prefix: str, name: str) -> None:
+    """Load an earlier stage's weights and freeze them.
+
+    Args:
+        network: the part that is kept.
+        weights: state dict of the whole stage; None leaves the network as it is.
+        prefix: of the part's entries in it.
+        name: argument that names the stage, for messages.
+
+    Raises:
+        UserError: an entry is missing.
+    """
+    if weights is not None:
+        own = {key: weights.get(prefix + key) for key in network.state_dict()}
+        for key, value in own.items():
+            if value is None:
+                raise UserError(
+                    f"model.{name}: its checkpoint lacks {prefix + key!r}; was it written by another version?"
+                )
+        network.load_state_dict({key: value for key, value in own.items() if value is not None})
+    network.requires_grad_(False).eval()
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a state dict, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

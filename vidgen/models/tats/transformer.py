@@ -1,0 +1,787 @@
+"""Second stage of TATS: a transformer of the tokens of the first.
+
+As in the official code, against the paper or beside it:
+
+- the start token of an unconditional model shares its number with the first code;
+- of a conditional one the condition's tokens come first, in the vocabulary and in the sequence, and no loss is taken
+  on them; a sampled token that belongs to them counts as the first code;
+- the paper's sparse transformer is trained on every ``latent_stride``-th latent of a longer clip.
+
+Unlike there, any number of latents before a new one can be given in sampling (``window``), and the tokens of a video
+depend on (seed, number of the video, number of the latent) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from vidgen.data.spec import DataSpec
+from vidgen.errors import UserError
+from vidgen.models.base import Batch, LikelihoodModel, LossTerms
+from vidgen.models.checks import (
+    check_above_zero,
+    check_classes,
+    check_decay,
+    check_equal,
+    check_label,
+    check_not_negative,
+    check_one_of,
+    check_positive,
+)
+from vidgen.models.stages import Earlier, fill, open_stage
+from vidgen.models.tats.autoencoder import VideoAutoencoder
+from vidgen.models.tats.gpt import GPT
+from vidgen.models.tats.sampling import Choice, SlidingWindow, Uniform, slide_densely
+from vidgen.models.tats.streaming import Standing, advance_stream
+from vidgen.models.tats.vqgan import ORIGINAL, PAPER, TATSVQGAN, check_downsample
+from vidgen.registry import MODELS
+from vidgen.seeding import NoiseStream, derive_seed, draw_numbered
+
+CHUNK = 32
+"""Latents that are decoded at once in a longer video."""
+
+
+class TokenModel(LikelihoodModel):
+    """What the transformers of TATS share: the frozen first stage, the loss, the optimiser and the use of samples.
+
+    A subclass sets up :attr:`transformer`, says what the condition's tokens are and yields the latents of a video.
+
+    Args:
+        first_stage: checkpoint of the ``tats_vqgan``, or its description.
+        size: height and width of a frame, pixels.
+        channels: of a frame.
+        num_frames: of a training clip, less frames that only serve the first stage as padding.
+        reads: what batches hold.
+        learning_rate: of AdamW.
+        betas: of AdamW.
+        weight_decay: of AdamW, on the weights of linear layers.
+    """
+
+    paper = PAPER
+    original = ORIGINAL
+    transformer: GPT
+
+    def __init__(
+        self,
+        first_stage: str | Path | dict[str, Any],
+        size: tuple[int, int],
+        channels: int,
+        num_frames: int,
+        reads: Literal["video", "tokens"],
+        learning_rate: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+    ) -> None:
+        super().__init__()
+        check_positive(channels=channels, resolution=size[0], num_frames=num_frames)
+        check_one_of(reads=(reads, ("video", "tokens")))
+        check_above_zero(learning_rate=learning_rate)
+        check_decay(beta1=betas[0], beta2=betas[1])
+        check_not_negative(weight_decay=weight_decay)
+        self.first = self._open("first_stage", first_stage, "tats_vqgan")
+        self.first_stage = self._autoencoder(self.first, "first_stage")
+        check_equal_stage(channels, self.first_stage.channels)
+        check_downsample(self.first_stage.downsample, num_frames, *size)
+        self.size = size
+        self.channels = channels
+        self.num_frames = num_frames
+        self.reads = reads
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.weight_decay = weight_decay
+
+    def _open(self, name: str, stage: str | Path | dict[str, Any], wanted: str) -> Earlier:
+        """An earlier stage, whose description takes the place of its path."""
+        earlier = open_stage(name, stage, wanted)
+        self.init_args[name] = earlier.description
+        return earlier
+
+    def _autoencoder(self, stage: Earlier, name: str) -> VideoAutoencoder:
+        """The frozen part of a first stage that is kept."""
+        assert issubclass(stage.model, TATSVQGAN)
+        network = stage.model.build_autoencoder(**stage.arguments)
+        fill(network, stage.weights, "autoencoder.", name)
+        return network
+
+    # What there is to learn -------------------------------------------------------------------------------------------
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Latents along time, height and width of a training clip."""
+        return self.first_stage.latent_shape(self.num_frames, *self.size)
+
+    @property
+    def latent_size(self) -> int:
+        """Tokens of a latent."""
+        return self.latent_shape[1] * self.latent_shape[2]
+
+    @property
+    def train_keys(self) -> tuple[str, ...]:
+        """Clips or their tokens."""
+        return (self.reads,)
+
+    @property
+    def parameters_without_gradient(self) -> Mapping[str, str]:
+        """The stages before."""
+        return {
+            f"{name}.*": "frozen: trained in an earlier stage"
+            for name, part in self.named_children()
+            if not any(parameter.requires_grad for parameter in part.parameters())
+        }
+
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """The transformer."""
+        return {"transformer": self.transformer}
+
+    def train(self, mode: bool = True) -> TokenModel:
+        """Earlier stages stay in eval mode."""
+        super().train(mode)
+        for name, part in self.named_children():
+            if f"{name}.*" in self.parameters_without_gradient:
+                part.eval()
+        return self
+
+    def ignore_frozen(self) -> None:
+        """Tell DDP that earlier stages are the same on every rank and stay so."""
+        frozen = tuple(name.removesuffix("*") for name in self.parameters_without_gradient)
+        names = [name for name in self.state_dict() if name.startswith(frozen)]
+        self._ddp_params_and_buffers_to_ignore = names
+
+    def check_data(self, spec: DataSpec) -> None:
+        """Check that clips have the model's shape, or were encoded by its first stage, and that this one is trained.
+
+        Raises:
+            UserError: they do not; the message names the config key.
+        """
+        if not self.first_stage.codebook.is_initialised:
+            raise UserError("model.first_stage: was never trained; train it first, or name its checkpoint")
+        encoding = spec.encoding or {}
+        if (self.reads == "tokens") != (encoding.get("key") == "tokens"):
+            found = "tokens" if encoding else "videos"
+            raise UserError(f"model.reads {self.reads!r}: the data holds {found}; set it to {found.rstrip('s')!r}")
+        margin = 0 if self.reads == "tokens" else 2 * self.first_stage.real_frames
+        check_equal("channels", self.channels, spec.channels, "channels")
+        check_equal("resolution", self.size[0], spec.resolution, "resolution")
+        check_equal("width", self.size[1], spec.width or spec.resolution, "width")
+        check_equal(
+            "num_frames",
+            self.num_frames,
+            spec.num_frames - margin,
+            "frames less padding ones" if margin else "num_frames",
+        )
+        if self.reads == "tokens":
+            check_equal("first_stage", self.first_stage.n_codes, encoding.get("num_codes"), "codes numbering")
+            check_equal("first_stage", self.first_stage.downsample[0], encoding.get("stride"), "frames in a latent,")
+
+    def tokens_of(self, batch: Batch) -> Tensor:
+        """Tokens int64 ``(B, t, h, w)`` of a batch."""
+        if self.reads == "tokens":
+            return batch["tokens"]
+        with torch.autocast(self.device.type, enabled=False):
+            return self.first_stage.encode_inner(batch["video"])
+
+    def build_optimizer(self) -> Optimizer:
+        """AdamW; only the weights of linear layers decay."""
+        decays = {
+            f"{path}.weight" for path, layer in self.transformer.named_modules() if isinstance(layer, torch.nn.Linear)
+        }
+        groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+        for name, parameter in self.transformer.named_parameters():
+            groups[name in decays].append(parameter)
+        return AdamW(
+            [
+                {"params": groups[True], "weight_decay": self.weight_decay},
+                {"params": groups[False], "weight_decay": 0.0},
+            ],
+            lr=self.learning_rate,
+            betas=self.betas,
+        )
+
+    def cross_entropy(self, logits: Tensor, target: Tensor, counted: Tensor | None = None) -> LossTerms:
+        """Mean cross entropy in nats, with the share of tokens that the likeliest, and the five likeliest, hit.
+
+        Args:
+            logits: ``(B, L, V)``.
+            target: int64 ``(B, L)``.
+            counted: boolean ``(L,)``; which places count, None for all.
+        """
+        if counted is not None:
+            logits, target = logits[:, counted], target[:, counted]
+        flat, wanted = logits.flatten(0, 1).float(), target.flatten()
+        if self.logs_now:
+            likeliest = flat.detach().topk(min(5, flat.shape[1])).indices == wanted[:, None]
+            self.record("accuracy/top1", 100 * likeliest[:, :1].any(1).float().mean())
+            self.record("accuracy/top5", 100 * likeliest.any(1).float().mean())
+        return {"cross_entropy": F.cross_entropy(flat, wanted)}
+
+    def example_batch(self, batch_size: int, seed: int = 0) -> Batch:
+        """Random clips or tokens, and conditions, of the model's shape."""
+        noise = NoiseStream(derive_seed(seed, "example"), self.device)
+        frames = self.num_frames + 2 * self.first_stage.real_frames
+        made: Batch = {}
+        for key in dict.fromkeys((*self.train_keys, *self.sample_keys)):
+            made[key] = self._example(key, batch_size, noise, frames)
+        return made
+
+    def _example(self, key: str, number: int, noise: NoiseStream, frames: int) -> Tensor:
+        if key == "tokens":
+            return noise.integers(self.first_stage.n_codes, number, *self.latent_shape)
+        if key == "video":
+            return noise.uniform(number, self.channels, frames, *self.size) * 2 - 1
+        raise KeyError(key)
+
+    # Samples ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def lookahead_frames(self) -> int:
+        """Frames that the decoder makes otherwise where more follow."""
+        reach = self.first_stage.decoder_reach[1]
+        return reach * self.first_stage.downsample[0]
+
+    def uniform(self, numbers: range, seed: int, what: str, number: int, size: int) -> Uniform:
+        """Draws for ``size`` tokens of numbered videos."""
+        part = derive_seed(seed, what, number)
+        rows = draw_numbered(numbers, part, lambda noise: torch.rand(size, generator=noise, dtype=torch.float64))
+        return Uniform(rows.to(self.device))
+
+    def make(
+        self, state: Standing | None, start: Any, num_frames: int, total_frames: int | None
+    ) -> tuple[Tensor, Standing]:
+        """The next frames; see :func:`~vidgen.models.tats.streaming.advance_stream`."""
+        return advance_stream(self.first_stage, self.latent_shape[1:], state, start, num_frames, total_frames)
+
+    def make_all(self, start: Any, num_frames: int) -> Tensor:
+        """Whole videos, decoded in parts where they are long."""
+        scale = self.first_stage.downsample[0]
+        most = num_frames if self.first_stage.norm == "group" else CHUNK * scale
+        parts, state, made = [], None, 0
+        while made < num_frames:
+            frames, state = self.make(state, start, min(most, num_frames - made), num_frames)
+            parts.append(frames)
+            made += frames.shape[2]
+        return torch.cat(parts, 2) if len(parts) > 1 else parts[0].contiguous()
+
+
+def check_equal_stage(channels: int, found: int) -> None:
+    """Check that frames have the channels of the first stage.
+
+    Raises:
+        UserError: they do not.
+    """
+    if channels != found:
+        raise UserError(f"model.channels {channels}: the first stage was trained on {found}; make them equal")
+
+
+def check_transformer(n_layer: int, n_head: int, n_embd: int, block: int, needed: int) -> None:
+    """Check the sizes of a transformer.
+
+    Raises:
+        UserError: one is out of range, or the block is too short.
+    """
+    check_positive(n_layer=n_layer, n_head=n_head, n_embd=n_embd)
+    if n_embd % n_head:
+        raise UserError(f"model.n_embd {n_embd}: must be a multiple of n_head, {n_head}")
+    if block < needed:
+        raise UserError(f"model.block_size {block}: a clip needs {needed}, its tokens and the condition's less one")
+
+
+def check_choice(temperature: float, top_k: int | None, top_p: float) -> Choice:
+    """Check how tokens shall be chosen.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+    if not temperature > 0:
+        raise UserError(f"temperature {temperature:g}: must be above 0")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k {top_k}: must be at least 1, or left out")
+    if not 0 <= top_p <= 1:
+        raise UserError(f"top_p {top_p:g}: must be between 0 and 1")
+    return Choice(temperature, top_k, top_p)
+
+
+@MODELS.register("tats")
+class TATS(TokenModel):
+    """Time-sensitive transformer, TATS's second stage: alone, or on sparse latents as the first half of the hierarchy.
+
+    Args:
+        first_stage: checkpoint of the ``tats_vqgan``. In checkpoints a description stands for it.
+        channels: of a frame.
+        resolution: height of a frame and, without ``width``, its width, pixels.
+        width: of frames that are not square, pixels.
+        num_frames: frames of a training clip, less those that only serve the first stage as padding.
+        condition: what samples are conditioned on: ``none``, a class ``label``, ``text`` or ``audio``.
+        dim_category: classes, with ``condition: label``.
+        text_length: tokens of a text (paper 256).
+        text_vocabulary: tokens that texts have (CLIP: 49408).
+        audio_stage: checkpoint of the ``tats_vqgan`` of spectrograms, with ``condition: audio``.
+        n_layer: blocks (paper 24).
+        n_head: attention heads (paper 16).
+        n_embd: size of a token (paper 1024).
+        block_size: tokens of a sequence, at most; None for those of a clip and its condition.
+        latent_stride: of how many latents one is kept; above 1 for the key frames of the hierarchy (paper 4).
+        reads: ``video``, which the first stage encodes in each iteration, or ``tokens``, stored by
+            ``vidgen data encode``.
+        position_table: time, height and width, in latents, of a learned table of places that clips are cropped from;
+            None for none.
+        keep_probability: share of the input tokens that training keeps; others are replaced by random ones.
+        activation_checkpointing: save memory by computing activations twice.
+        learning_rate: of AdamW (paper: 4.5e-6 times the global batch size).
+        beta1: of AdamW.
+        beta2: of AdamW.
+        weight_decay: of AdamW, on the weights of linear layers.
+
+    Raises:
+        UserError: an argument is out of range, two contradict each other, or a checkpoint cannot be used.
+    """
+
+    title = "Time-sensitive transformer (TATS, second stage)"
+
+    def __init__(
+        self,
+        first_stage: str | Path | dict[str, Any],
+        channels: int = 3,
+        resolution: int = 128,
+        width: int | None = None,
+        num_frames: int = 16,
+        condition: Literal["none", "label", "text", "audio"] = "none",
+        dim_category: int = 0,
+        text_length: int = 256,
+        text_vocabulary: int = 49408,
+        audio_stage: str | Path | dict[str, Any] | None = None,
+        n_layer: int = 24,
+        n_head: int = 16,
+        n_embd: int = 1024,
+        block_size: int | None = None,
+        latent_stride: int = 1,
+        reads: Literal["video", "tokens"] = "video",
+        position_table: tuple[int, int, int] | None = None,
+        keep_probability: float = 1.0,
+        activation_checkpointing: bool = False,
+        learning_rate: float = 1.08e-4,
+        beta1: float = 0.9,
+        beta2: float = 0.95,
+        weight_decay: float = 0.01,
+    ) -> None:
+        size = (resolution, resolution if width is None else width)
+        super().__init__(first_stage, size, channels, num_frames, reads, learning_rate, (beta1, beta2), weight_decay)
+        check_one_of(condition=(condition, ("none", "label", "text", "audio")))
+        check_positive(text_length=text_length, text_vocabulary=text_vocabulary, latent_stride=latent_stride)
+        if (condition == "label") != (dim_category > 0):
+            wanted = "at least 1" if condition == "label" else "0"
+            raise UserError(f"model.dim_category {dim_category}: must be {wanted} with condition {condition!r}")
+        if (condition == "audio") != (audio_stage is not None):
+            wanted = "name the checkpoint of its first stage" if condition == "audio" else "be left out"
+            raise UserError(f"model.audio_stage: must {wanted} with condition {condition!r}")
+        if not 0 <= keep_probability <= 1:
+            raise UserError(f"model.keep_probability {keep_probability:g}: must be between 0 and 1")
+        self.condition = condition
+        self.dim_category = dim_category
+        self.text_length = text_length
+        self.latent_stride = latent_stride
+        self.keep_probability = keep_probability
+        self.audio_stage: VideoAutoencoder | None = None
+        lengths = {"none": 1, "label": 1, "text": text_length}
+        vocabularies = {"none": 0, "label": dim_category, "text": text_vocabulary}
+        if audio_stage is not None:
+            stage = self._open("audio_stage", audio_stage, "tats_vqgan")
+            self.audio_stage = self._autoencoder(stage, "audio_stage")
+            arguments = stage.arguments
+            height = arguments["resolution"]
+            self.audio_size = (num_frames, height, arguments["width"] or height)
+            check_downsample(self.audio_stage.downsample, *self.audio_size)
+            t, h, w = self.audio_stage.latent_shape(*self.audio_size)
+            lengths["audio"], vocabularies["audio"] = t * h * w, self.audio_stage.n_codes
+        self.condition_length, self.condition_vocabulary = lengths[condition], vocabularies[condition]
+        clip = self.clip_latents * self.latent_size
+        needed = self.condition_length + clip - 1
+        block = needed if block_size is None else block_size
+        check_transformer(n_layer, n_head, n_embd, block, needed)
+        table = None if position_table is None else (position_table[0], position_table[1], position_table[2])
+        shape = (self.clip_latents, *self.latent_shape[1:])
+        if table is not None and any(a < b for a, b in zip(table, shape, strict=True)):
+            raise UserError(f"model.position_table {list(table)}: is smaller than a clip, {list(shape)} latents")
+        vocabulary = self.condition_vocabulary + self.first_stage.n_codes
+        self.transformer = GPT(vocabulary, block, n_layer, n_head, n_embd, table, activation_checkpointing)
+        self.ignore_frozen()
+
+    @property
+    def task(self) -> str:
+        """By what the model is conditioned on."""
+        return {"none": "unconditional", "label": "class_conditional"}.get(self.condition, self.condition)
+
+    @property
+    def train_keys(self) -> tuple[str, ...]:
+        """Clips or their tokens, and the condition."""
+        return (self.reads,) if self.condition == "none" else (self.reads, self.condition)
+
+    @property
+    def sample_keys(self) -> tuple[str, ...]:
+        """Text or audio."""
+        return (self.condition,) if self.condition in ("text", "audio") else ()
+
+    @property
+    def clip_latents(self) -> int:
+        """Latents of a training clip that the transformer sees."""
+        return -(-self.latent_shape[0] // self.latent_stride)
+
+    @property
+    def max_frames(self) -> int | None:
+        """With a table of places the length of a clip; :meth:`sample_densely` makes longer ones."""
+        return None if self.transformer.table is None else self.num_frames
+
+    def check_data(self, spec: DataSpec) -> None:
+        """Check clips, the first stage and the condition.
+
+        Raises:
+            UserError: they do not fit; the message names the config key.
+        """
+        super().check_data(spec)
+        if self.condition == "label":
+            check_classes(spec, self.dim_category)
+
+    @classmethod
+    def small_variants(cls) -> dict[str, dict[str, Any]]:
+        """Every condition, sparse latents, stored tokens, and a table of places."""
+        stage = {"resolution": 8, "num_frames": 4, "n_hiddens": 2, "downsample": (2, 4, 4), "embedding_dim": 3}
+        first = {**TATSVQGAN.small_variants()["default"], **stage, "n_codes": 11}
+        small: dict[str, Any] = {
+            "first_stage": {"model": "tats_vqgan", "model_args": full_arguments(first)},
+            "resolution": 8,
+            "num_frames": 8,
+            "n_layer": 2,
+            "n_head": 2,
+            "n_embd": 8,
+            "learning_rate": 1e-2,
+        }
+        audio = {**first, "channels": 1, "resolution": 8, "width": 4, "n_codes": 7}
+        spectrograms = {"model": "tats_vqgan", "model_args": full_arguments(audio)}
+        return {
+            "default": small,
+            "label": {**small, "condition": "label", "dim_category": 3, "keep_probability": 0.8},
+            "text": {
+                **small,
+                "condition": "text",
+                "text_length": 5,
+                "text_vocabulary": 9,
+                "activation_checkpointing": True,
+            },
+            "audio": {**small, "condition": "audio", "audio_stage": spectrograms},
+            "keys": {**small, "latent_stride": 2, "num_frames": 16, "reads": "tokens"},
+            "table": {**small, "position_table": (4, 3, 3)},
+        }
+
+    def _example(self, key: str, number: int, noise: NoiseStream, frames: int) -> Tensor:
+        if key == "label":
+            return noise.integers(self.dim_category, number)
+        if key == "text":
+            return noise.integers(self.condition_vocabulary, number, self.text_length)
+        if key == "audio":
+            assert self.audio_stage is not None
+            return noise.uniform(number, self.audio_stage.channels, *self.audio_size) * 2 - 1
+        return super()._example(key, number, noise, frames)
+
+    # Training -------------------------------------------------------------------------------------------------------
+
+    def condition_tokens(self, batch: Batch, number: int) -> Tensor:
+        """Tokens ``(B, c)`` of what a batch is conditioned on.
+
+        Args:
+            batch: with the condition, where there is one.
+            number: of clips.
+        """
+        if self.condition == "label":
+            return batch["label"][:, None]
+        if self.condition == "text":
+            return batch["text"]
+        if self.condition == "audio":
+            assert self.audio_stage is not None
+            with torch.autocast(self.device.type, enabled=False):
+                return self.audio_stage.encode(batch["audio"]).flatten(1)
+        return torch.zeros(number, 1, dtype=torch.int64, device=self.device)
+
+    def loss(self, batch: Batch) -> LossTerms:
+        """Cross entropy of every token of a clip, given the condition and those before it."""
+        logits, target = self.predict(batch)
+        return self.cross_entropy(logits, target)
+
+    def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits ``(B, L, V)`` of the tokens of clips, and these ``(B, L)`` in the transformer's numbers."""
+        clips = self.tokens_of(batch)[:, :: self.latent_stride]
+        target = clips.flatten(1) + self.condition_vocabulary
+        condition = self.condition_tokens(batch, len(target))
+        given = target
+        if self.training and self.keep_probability < 1:
+            noise = self.noise("keep")
+            kept = noise.uniform(*target.shape) < self.keep_probability
+            given = torch.where(kept, target, noise.integers(self.transformer.vocabulary, *target.shape))
+        places = None
+        if self.transformer.table is not None:
+            corners = F.pad(batch["box"][:, [0, 2]], (1, 0)) if "box" in batch else None
+            places = self.transformer.places((clips.shape[1], *clips.shape[2:]), corners, condition.shape[1] - 1)
+        logits = self.transformer(torch.cat([condition, given], 1)[:, :-1], places=places)
+        return logits[:, condition.shape[1] - 1 :], target
+
+    # Samples --------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_videos: int,
+        *,
+        num_frames: int | None = None,
+        seed: int = 0,
+        first: int = 0,
+        batch: Batch | None = None,
+        label: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = 2048,
+        top_p: float = 0.92,
+        window: int | None = None,
+    ) -> Tensor:
+        """Make videos ``first .. first + num_videos - 1`` of the sequence that ``seed`` stands for.
+
+        Args:
+            num_videos: how many; as many as there are in ``batch``, where the model needs one.
+            num_frames: length in frames; None means the training length.
+            seed: which sequence of videos.
+            first: number of the first one.
+            batch: with ``text`` or ``audio``, where the model is conditioned on it.
+            label: class of all videos, an index; None draws one for each.
+            temperature: of the distribution of each token.
+            top_k: only the likeliest so many tokens are chosen from; None for all, and then ``top_p`` has no effect.
+            top_p: of these, the likeliest that together have this probability.
+            window: latents that each new one sees; None for as many as fit beside it into the training length.
+
+        Returns:
+            float32 ``(N, C, T, H, W)`` in ``[-1, 1]``. Of a model of sparse latents, each stands still for as long as
+            the ones that are left out.
+
+        Raises:
+            UserError: a number is out of range, or the condition is missing.
+        """
+        length = self._length(num_frames)
+        start = self._starting(num_videos, seed, first, batch, label, temperature, top_k, top_p, window)
+        return self.make_all(start, length)
+
+    @torch.no_grad()
+    def stream(
+        self,
+        batch: Batch | None = None,
+        state: Any = None,
+        *,
+        num_videos: int = 1,
+        num_frames: int | None = None,
+        seed: int = 0,
+        first: int = 0,
+        total_frames: int | None = None,
+        label: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = 2048,
+        top_p: float = 0.92,
+        window: int | None = None,
+    ) -> tuple[Tensor, Any]:
+        """The next frames, see :meth:`VideoModel.stream`; any number of them in the same memory.
+
+        Args:
+            batch: see :meth:`sample`.
+            state: what the previous call returned; None starts the videos. It can be continued once.
+            num_videos: how many; as many as there are in ``batch``.
+            num_frames: frames to make now; None means the training length.
+            seed: which sequence of videos.
+            first: number of the first one.
+            total_frames: length of the whole videos; None where they go on.
+            label: see :meth:`sample`.
+            temperature: see :meth:`sample`.
+            top_k: see :meth:`sample`.
+            top_p: see :meth:`sample`.
+            window: see :meth:`sample`.
+
+        Returns:
+            Frames ``(N, C, num_frames, H, W)`` in ``[-1, 1]``, and the state for the next call.
+
+        Raises:
+            UserError: see :meth:`sample`.
+        """
+        if batch and self.sample_keys and self.sample_keys[0] in batch:
+            num_videos = len(batch[self.sample_keys[0]])
+        made = state.frames if state is not None else 0
+        length = self.num_frames if num_frames is None else num_frames
+        self._length(made + length if length > 0 else length)
+        start = self._starting(num_videos, seed, first, batch, label, temperature, top_k, top_p, window)
+        return self.make(state, start, length, total_frames)
+
+    @torch.no_grad()
+    def sample_densely(
+        self,
+        num_videos: int,
+        num_frames: int,
+        height: int,
+        width: int,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        label: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = 2048,
+        window: int = 1,
+    ) -> Tensor:
+        """Longer and larger videos than training clips, each token from a window of its own around it.
+
+        Official ``sample_long``; needs a model with a table of places that is as large as the video is high and wide.
+
+        Args:
+            num_videos: how many.
+            num_frames: length in frames, at least that of training clips.
+            height: of a frame, pixels, at least that of training clips.
+            width: of a frame, pixels.
+            seed: which sequence of videos.
+            first: number of the first one.
+            label: class of all videos; None draws one for each.
+            temperature: of the distribution of each token.
+            top_k: only the likeliest so many tokens are chosen from.
+            window: latents before a new one in its window.
+
+        Returns:
+            float32 ``(N, C, num_frames, height, width)`` in ``[-1, 1]``.
+
+        Raises:
+            UserError: the model has no table, or the size does not fit.
+        """
+        if self.transformer.table is None or self.condition not in ("none", "label"):
+            raise UserError("tats: dense windows need model.position_table, and no condition but a label")
+        check_downsample(self.first_stage.downsample, num_frames, height, width)
+        size = self.first_stage.latent_shape(num_frames, height, width)
+        trained = (self.clip_latents, *self.latent_shape[1:])
+        table = self.transformer.table.shape[1:4]
+        fits = all(a >= b for a, b in zip(size, trained, strict=True)) and size[1] <= table[1] and size[2] <= table[2]
+        if not fits:
+            raise UserError(
+                f"tats: a video of {list(size)} latents must be no smaller than a clip, {list(trained)}, and no higher"
+                f" or wider than the table of places, {list(table)}"
+            )
+        numbers = range(first, first + num_videos)
+        condition = self._condition_of(numbers, seed, None, label)
+        choice = check_choice(temperature, top_k, 1.0)
+        pick = self.uniform(numbers, seed, "dense", 0, size[0] * size[1] * size[2])
+        tokens = slide_densely(self.transformer, condition, size, trained, window, choice, pick)
+        return self.first_stage.decode(self._codes(tokens))
+
+    def _length(self, num_frames: int | None) -> int:
+        length = self.num_frames if num_frames is None else num_frames
+        if length < 1:
+            raise UserError(f"num_frames {length}: must be at least 1")
+        if self.max_frames is not None and length > self.max_frames:
+            raise UserError(
+                f"num_frames {length}: tats with a table of places makes videos of 1 to {self.max_frames} frames"
+            )
+        return length
+
+    def _starting(
+        self,
+        num_videos: int,
+        seed: int,
+        first: int,
+        batch: Batch | None,
+        label: int | None,
+        temperature: float,
+        top_k: int | None,
+        top_p: float,
+        window: int | None,
+    ) -> Any:
+        """What makes the iterator of latents, when the videos begin."""
+        choice = check_choice(temperature, top_k, top_p)
+        longest = max(1, self.clip_latents - 1)
+        seen = self.clip_latents if self.transformer.table is not None else longest
+        if window is not None:
+            if not 1 <= window <= longest:
+                raise UserError(f"window {window}: must be between 1 and {longest}, which fit beside a new latent")
+            seen = window
+        numbers = range(first, first + num_videos)
+        condition = self._condition_of(numbers, seed, batch, label)
+        return lambda: self.latents(condition, numbers, seed, choice=choice, window=seen)
+
+    def _condition_of(self, numbers: range, seed: int, batch: Batch | None, label: int | None) -> Tensor:
+        number = len(numbers)
+        if number < 1:
+            raise UserError(f"num_videos {number}: must be at least 1")
+        check_label(label, self.dim_category)
+        given: Batch = {}
+        for key in self.sample_keys:
+            if batch is None or key not in batch:
+                raise UserError(f"tats: makes videos from {key}; give a batch with {key!r}")
+            if len(batch[key]) != number:
+                raise UserError(f"tats: {number} videos of {len(batch[key])} given {key}s; make the two equal")
+            given[key] = batch[key].to(self.device)
+        if self.condition == "text":
+            self._check_text(given["text"])
+        if self.condition == "audio" and tuple(given["audio"].shape[2:]) != self.audio_size:
+            wanted = (number, self.audio_stage.channels, *self.audio_size) if self.audio_stage else ()
+            raise UserError(f"tats: the given audio is {tuple(given['audio'].shape)}; it must be {wanted}")
+        if self.condition == "label":
+            drawn = draw_numbered(numbers, derive_seed(seed, "label"), lambda noise: torch.rand(1, generator=noise))
+            classes = (drawn[:, 0] * self.dim_category).long() if label is None else torch.full((number,), label)
+            given["label"] = classes.to(self.device)
+        return self.condition_tokens(given, number)
+
+    def _check_text(self, text: Tensor) -> None:
+        if (
+            text.dim() != 2
+            or text.shape[1] != self.text_length
+            or text.min() < 0
+            or text.max() >= self.condition_vocabulary
+        ):
+            raise UserError(
+                f"tats: the given text is {tuple(text.shape)}; it must be (N, {self.text_length}) tokens below"
+                f" {self.condition_vocabulary}"
+            )
+
+    def latents(self, condition: Tensor, numbers: range, seed: int, *, choice: Choice, window: int) -> Iterator[Tensor]:
+        """Tokens ``(B, h * w)`` of the latents of numbered videos, in the codebook's numbers, without end.
+
+        Args:
+            condition: tokens ``(B, c)``.
+            numbers: of the videos.
+            seed: which sequence of videos.
+            choice: which tokens may be sampled.
+            window: latents that a new one sees, at most.
+        """
+        for tokens in self.slide(
+            condition, window, lambda number: (choice, self.uniform(numbers, seed, "latent", number, self.latent_size))
+        ):
+            for _ in range(self.latent_stride):
+                yield self._codes(tokens)
+
+    def slide(self, condition: Tensor, window: int, picks: Any) -> Iterator[Tensor]:
+        """Tokens ``(B, h * w)`` of latents, one after the other, in the transformer's numbers, without end."""
+        places = None
+        if self.transformer.table is not None:
+            places = self.transformer.places((self.clip_latents, *self.latent_shape[1:]), None, condition.shape[1] - 1)
+        sliding = SlidingWindow(self.transformer, condition, self.latent_size, window, places)
+        before: list[Tensor] = []
+        number = 0
+        while True:
+            choice, pick = picks(number)
+            before = [*before[-window:], sliding.next(number, before, choice, pick)]
+            yield before[-1]
+            number += 1
+
+    def _codes(self, tokens: Tensor) -> Tensor:
+        """In the codebook's numbers; what belongs to the condition is the first code."""
+        return (tokens - self.condition_vocabulary).clamp(0, self.first_stage.n_codes - 1)
+
+
+def full_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a first stage, as a checkpoint has them."""
+    import inspect
+
+    bound = inspect.signature(TATSVQGAN.__init__).bind(None, **given)
+    bound.apply_defaults()
+    return dict(list(bound.arguments.items())[1:])
