@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ from tests.data.layouts import save_video
 from tests.data.strips import random_frames, save_strip
 from vidgen.config import build_data, build_model, check, compose
 from vidgen.config.run import RunConfig
+from vidgen.data import texts
 from vidgen.data.frame_folder import FrameFolder
 from vidgen.data.module import VideoDataModule
 from vidgen.data.moving_mnist import IDX_FILES, write_idx
+from vidgen.models.base import VideoModel
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if "_base_" not in path.parts)
@@ -26,6 +31,15 @@ VGAN = {"generator": 16_245_383, "discriminator": 11_057_858}
 G0, G1, CRITIC = 825_444, 3_622_691, 11_032_449
 TGAN = {"generator.frame_seed": G0, "generator.image": G1, "discriminator": CRITIC}
 CLASSES = 101
+TATS = {
+    "vqgan.encoder": 7_403_648,
+    "vqgan.decoder": 16_116_995,
+    "vqgan.project": 65_792,
+    "vqgan.unproject": 65_792,
+    "vqgan.image_discriminator": 2_766_529,
+    "vqgan.video_discriminator": 11_057_857,
+    "transformer.transformer": 336_914_432,
+}
 DIGITS = {"encoder": 3_805_376, "decoder": 6_558_529, "predictor": 1_121_152, "posterior": 564_500}
 VIDEO_VAE = {
     "encoder": 6_953_280,
@@ -83,6 +97,25 @@ PARAMETERS = {
         "posterior": 592_256,
         "prior": 592_256,
     },
+    "tats/ucf101.yaml": {**TATS, "transformer.transformer": 337_121_280},
+    "tats/ucf101_unconditional.yaml": TATS,
+    "tats/sky_timelapse.yaml": TATS,
+    "tats/taichi_hd.yaml": TATS,
+    "tats/sky_timelapse_hierarchical.yaml": {
+        **{network: number for network, number in TATS.items() if network.startswith("vqgan.")},
+        "keys.transformer": 336_914_432,
+        "interpolation.transformer": 337_176_576,
+    },
+    # The VQGAN of MUGEN is inferred; what is official is the transformer before whose 1024 codes stand 256 of a text.
+    "tats/mugen_text.yaml": {"transformer.transformer": 438_363_136},
+    # Those of sound: one channel has 2 x 27 x 32 weights less in the first convolution and 2 x (27 x 64 + 1) less in
+    # the last; 64 codes of 1024 stand before 576 of 16384, in a block of 639.
+    "tats/drums.yaml": {
+        **{network: number for network, number in TATS.items() if network.startswith("vqgan.")},
+        "audio_vqgan.encoder": 7_403_648 - 2 * 27 * 32,
+        "audio_vqgan.decoder": 16_116_995 - 2 * (27 * 64 + 1),
+        "transformer.transformer": 336_914_432 + (2 * 1024 + 639 - 1024) * 1024,
+    },
     # There is no official code of VideoVAE; counted by hand. Every value of an attribute has 128 weights and a bias
     # behind the hidden layer of attr_net, and 128 weights each into those of post_a and prior.
     "video_vae/weizmann.yaml": VIDEO_VAE,
@@ -93,7 +126,7 @@ PARAMETERS = {
         "prior": 200_192 - (19 - 4) * 128,
     },
 }
-"""Counts of the official networks for the papers' settings."""
+"""Counts of the official networks for the papers' settings; of recipes with several stages by stage and network."""
 
 TOTALS = {
     "svg/moving_mnist.yaml": 12_614_057,
@@ -113,16 +146,37 @@ def name(path: Path) -> str:
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_recipe_builds_on_the_meta_device(path: Path, tmp_path: Path) -> None:
     (tmp_path / "a video").touch()  # the checker only asks that the folder holds something
-    (tmp_path / "train.txt").touch()
-    for run in check(compose(path, [] if path.stem == "quickstart" else [f"data.root={tmp_path}"])):
-        with torch.device("meta"):
-            model = build_model(run)
-        networks = {network: number_of_parameters(model, network) for network in model.networks()}
-        assert all(networks.values())
-        expected = PARAMETERS.get(name(path), {})
-        assert {network: number_of_parameters(model, network) for network in expected} == expected
+    for beside in ("train.txt", "texts.jsonl"):
+        (tmp_path / beside).touch()
+    counts: dict[str, int] = {}
+    expected = PARAMETERS.get(name(path), {})
+    for run, model in stages(path, [] if path.stem == "quickstart" else [f"data.root={tmp_path}"]):
+        prefix = f"{run.stage}." if run.stage else ""
+        networks = {f"{prefix}{network}": size(module) for network, module in model.networks().items()}
+        assert networks and all(networks.values())
+        within = [network for network in expected if network.startswith(prefix) and network not in networks]
+        counts |= networks
+        counts |= {network: size(model.get_submodule(network.removeprefix(prefix))) for network in within}
         if name(path) in TOTALS:
-            assert sum(parameter.numel() for parameter in model.parameters()) == TOTALS[name(path)]
+            assert size(model) == TOTALS[name(path)]
+    assert {network: counts[network] for network in expected} == expected
+
+
+def stages(path: Path, overrides: list[str]) -> Iterator[tuple[RunConfig, VideoModel]]:
+    """Each stage and its model on the meta device; in place of the checkpoints of earlier stages stand descriptions."""
+    earlier: dict[str, Any] = {}
+    for run in check(compose(path, overrides)):
+        arguments = {key: earlier.get(str(value), value) for key, value in run.model.items()}
+        with torch.device("meta"):
+            model = build_model(replace(run, model=arguments))
+        described = {"model": run.model["name"], "model_args": model.init_args}
+        earlier[f"${{checkpoint:{run.stage}}}"] = described
+        yield run, model
+
+
+def size(network: torch.nn.Module) -> int:
+    """Parameters of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 @pytest.mark.parametrize(
@@ -134,13 +188,7 @@ def test_svg_of_128_pixels_has_the_official_networks(backbone, encoder, decoder,
     (run,) = check(compose(CONFIGS / "svg/kth.yaml", overrides))
     with torch.device("meta"):
         model = build_model(run)
-    assert number_of_parameters(model, "encoder") == encoder
-    assert number_of_parameters(model, "decoder") == decoder
-
-
-def number_of_parameters(model: torch.nn.Module, network: str) -> int:
-    """Parameters of a part of a model."""
-    return sum(parameter.numel() for parameter in model.get_submodule(network).parameters())
+    assert (size(model.get_submodule("encoder")), size(model.get_submodule("decoder"))) == (encoder, decoder)
 
 
 def test_every_listed_recipe_exists() -> None:
@@ -148,7 +196,7 @@ def test_every_listed_recipe_exists() -> None:
 
 
 def test_every_recipe_of_official_networks_is_listed() -> None:
-    papers = ("vgan", "tgan", "svg", "video_vae")
+    papers = ("vgan", "tgan", "svg", "video_vae", "tats")
     official = {name(path) for path in RECIPES if path.parent.name in papers and "cpu" not in path.stem}
     assert official == {listed for listed in PARAMETERS if listed.split("/")[0] in papers}
 
@@ -363,6 +411,129 @@ def test_video_vae_reads_scenes(tmp_path):
     frames = clips[data.dataset.names[0]][batch["times"][0].int().tolist()].astype(np.float64)
     halved = frames.reshape(10, 64, 2, 64, 2, 3).mean(axis=(2, 4))
     assert np.abs(levels(batch["video"][0]) - halved).max() <= 1
+
+
+def staged(path: str, stage: str, *overrides: str) -> VideoDataModule:
+    """The data of a stage, one clip in a batch; its model accepts them."""
+    more = ["data.batch_size=1", "data.num_workers=0", *overrides]
+    for run, model in stages(CONFIGS / path, more):
+        if run.stage == stage:
+            data = build_data(run, 0)
+            for module in model.modules():
+                if hasattr(module, "initialised"):  # as it is in an earlier stage that was trained
+                    module.initialised = torch.tensor(True)
+            model.check_data(data.spec)
+            return data
+    raise KeyError(stage)
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "transformer"])
+def test_tats_reads_ucf101_as_officially(stage, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (18, 240, 320, 3), dtype=np.uint8)
+    save_video(tmp_path / "train" / "000" / "a.mkv", frames)
+    for number in range(1, CLASSES):
+        save_video(tmp_path / "train" / f"{number:03d}" / "a.mkv", random_frames(16, 16, seed=number))
+    data = staged("tats/ucf101.yaml", stage, f"data.root={tmp_path}")
+    assert {data.dataset.clip_times(0, draw)[0] for draw in range(20)} == {0, 1, 2}
+    batch = next(iter(data.evaluation_loader(2)))
+    stored = torch.from_numpy(frames[batch["times"][0].int().tolist()]).permute(0, 3, 1, 2).float()
+    scaled = torch.nn.functional.interpolate(stored, size=(128, 171), mode="bilinear", align_corners=False)
+    wanted = scaled[..., 21 : 21 + 128].permute(0, 2, 3, 1).numpy()
+    assert np.abs(levels(batch["video"][0]) - wanted).max() <= 0.5
+    assert first_batch(data)["label"].shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stage", "frames", "stride"),
+    [
+        ("sky_timelapse", "transformer", 16, 1),
+        ("sky_timelapse_hierarchical", "vqgan", 16, 1),
+        ("sky_timelapse_hierarchical", "keys", 64, 1),
+        ("sky_timelapse_hierarchical", "interpolation", 20, 1),
+        ("taichi_hd", "vqgan", 16, 4),
+        ("taichi_hd", "transformer", 16, 4),
+    ],
+)
+def test_tats_reads_frames_as_officially(recipe, stage, frames, stride, tmp_path):
+    span = frames * stride
+    videos = frame_folders(tmp_path, {"train/a": span, "train/b": span + 1, "test/c": span + 1}, side=10)
+    data = staged(f"tats/{recipe}.yaml", stage, f"data.root={tmp_path}")
+    assert list(data.dataset.names) == ["train/b"] and data.spec.class_names == ()
+    assert data.dataset.clip_times(0, 0) == tuple(range(0, span, stride))
+    batch = next(iter(data.evaluation_loader(1)))
+    assert batch["video"].shape == (1, 3, frames, 128, 128)
+    (first,) = {int(time) for time in batch["times"][:, 0]}
+    larger = Image.fromarray(videos["train/b"][first]).resize((128, 128), Image.Resampling.LANCZOS)
+    assert np.array_equal(levels(batch["video"][0])[0], np.asarray(larger))
+
+
+def test_tats_cuts_the_middle_of_wide_frames_before_it_scales(tmp_path):
+    frame = np.random.default_rng(0).integers(0, 256, (36, 64, 3), dtype=np.uint8)
+    (tmp_path / "train/a").mkdir(parents=True)
+    for time in range(17):
+        Image.fromarray(frame).save(tmp_path / f"train/a/{time:02d}.png")
+    data = staged("tats/sky_timelapse.yaml", "transformer", f"data.root={tmp_path}")
+    square = Image.fromarray(frame).crop((14, 0, 50, 36)).resize((128, 128), Image.Resampling.LANCZOS)
+    assert np.array_equal(levels(next(iter(data.evaluation_loader(1)))["video"][0])[3], np.asarray(square))
+
+
+def test_tats_reads_the_captions_of_mugen(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "_tokenizer", lambda bpe, length: Lengths(length))
+    for number in range(2):
+        save_video(tmp_path / f"train/c{number}.mkv", random_frames(96, 16, seed=number))
+    lines = [{"path": f"train/c{number}", "texts": ["a" * (number + 1)]} for number in range(2)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = staged("tats/mugen_text.yaml", "transformer", f"data.root={tmp_path}")
+    assert {data.dataset.clip_times(0, draw)[0] for draw in range(40)} == set(range(6))
+    batch = next(iter(data.evaluation_loader(2)))
+    assert batch["video"].shape == (2, 3, 16, 256, 256) and batch["text"].shape == (2, 256)
+    assert batch["text"][:, 0].tolist() == [1, 2]
+    assert "text" not in first_batch(staged("tats/mugen_text.yaml", "vqgan", f"data.root={tmp_path}"))
+
+
+class Lengths:
+    """In place of an encoding, whose merges are not here: how long each text is."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def encode(self, captions: list[str]) -> Tensor:
+        return torch.tensor([[len(caption)] * self.length for caption in captions])
+
+
+def test_tats_reads_videos_of_drums_and_their_sound(tmp_path):
+    save_video(tmp_path / "train/a.mp4", random_frames(20, 96))
+    sound = np.random.default_rng(0).random((20, 45, 17)).astype(np.float32)
+    np.save(tmp_path / "train/a.npy", sound)
+    root = f"data.root={tmp_path}"
+    audio = next(iter(staged("tats/drums.yaml", "audio_vqgan", root).evaluation_loader(1)))
+    both = next(iter(staged("tats/drums.yaml", "transformer", root).evaluation_loader(1)))
+    assert audio["video"].shape == both["audio"].shape == (1, 1, 16, 64, 16)
+    assert torch.equal(audio["times"], both["times"]) and torch.equal(audio["video"], both["audio"])
+    assert both["video"].shape == (1, 3, 16, 96, 96)
+    assert first_batch(staged("tats/drums.yaml", "vqgan", root)).keys() == {"video", "times", "length"}
+
+
+TATS_STAGES = {
+    ("vqgan", 9e-5, 16): {"accumulate_grad_batches": 6, "gradient_clip_val": 1.0},
+    ("audio_vqgan", 9e-5, 48): {"accumulate_grad_batches": 2, "gradient_clip_val": 1.0},
+    ("transformer", 1.08e-4, 24): {},
+    ("keys", 1.44e-4, 32): {},
+    ("interpolation", 1.08e-4, 24): {},
+}
+"""Stage, learning rate and batch -> what else its trainer is told."""
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name == "tats" and "cpu" not in p.stem], ids=name)
+def test_settings_of_tats_are_the_official_ones(path, tmp_path):
+    (tmp_path / "texts.jsonl").touch()
+    for run in check(compose(path, [f"data.root={tmp_path}"])):
+        keys = ("accumulate_grad_batches", "gradient_clip_val")
+        told = {key: value for key, value in run.trainer.items() if key in keys}
+        assert TATS_STAGES[str(run.stage), run.model["learning_rate"], run.data["batch_size"]] == told
+        assert (run.seed, run.ema, run.trainer["precision"]) == (1234, None, "32-true")
+        betas = (0.5, 0.9) if "vqgan" in str(run.stage) else (0.9, 0.95)
+        assert (run.model["beta1"], run.model["beta2"]) == betas
 
 
 def settings(path: str, tmp_path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from tests.test_media import read_gif, read_mp4
 from vidgen.data.frame_strips import split_strip
 from vidgen.data.images import decode_image
 from vidgen.errors import UserError
-from vidgen.media import grid, to_uint8
+from vidgen.media import VideoFile, grid, to_uint8
 from vidgen.models.mocogan import MoCoGAN
 from vidgen.sampling import SamplingReport, file_fingerprint, process_share, sample_to_folder, weights_fingerprint
 
@@ -172,18 +172,19 @@ def test_a_killed_run_continues(tmp_path, monkeypatch, format, at):
     make(tmp_path / "whole", format=format)
     written = []
 
-    def kill(path, video, *rest):
-        written.append(path)
-        if len(written) == at:
-            half = path.with_name(f".{path.name}.0123.partial")
-            half.mkdir(parents=True) if format == "png" else half.parent.mkdir(parents=True, exist_ok=True)
-            (half / "00000.png" if format == "png" else half).write_bytes(b"half")
-            raise Killed
-        real(path, video, *rest)
+    class Dying(VideoFile):
+        def write(self, video):
+            written.append(self.path)
+            if len(written) == at:
+                half = self.path.with_name(f".{self.path.name}.0123.partial")
+                folder = self.format == "png"
+                half.mkdir(parents=True) if folder else half.parent.mkdir(parents=True, exist_ok=True)
+                (half / "00000.png" if folder else half).write_bytes(b"half")
+                raise Killed
+            super().write(video)
 
-    real = vidgen.sampling.write_video
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(vidgen.sampling, "write_video", kill)
+        patch.setattr(vidgen.sampling, "VideoFile", Dying)
         make(tmp_path / "killed", format=format)
     visible = {name: data for name, data in contents(tmp_path / "killed").items() if not name.startswith(".")}
     assert visible.items() <= contents(tmp_path / "whole").items()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import vidgen.sampling
 from tests.guessing_model import Guess
@@ -27,7 +28,7 @@ from vidgen.data.arrays import ArrayVideos
 from vidgen.errors import UserError
 from vidgen.evaluation.contexts import Contexts
 from vidgen.evaluation.sources import ClipRule, GeneratedClips, StoredClips
-from vidgen.media import FORMATS, file_name, write_video
+from vidgen.media import FORMATS, VideoFile, file_name, write_video
 from vidgen.models.vgan import VGAN
 from vidgen.sampling import SamplingReport, draw_seed, sample_to_folder
 
@@ -138,19 +139,20 @@ def test_a_killed_run_continues(
     run(tmp_path / "whole")
     written = []
 
-    def kill(path: Path, *rest: Any) -> None:
-        if ".grid" not in str(path):
-            written.append(path)
-        if len(written) == at:
-            half = path.with_name(f".{path.name}.0123.partial")
-            half.parent.mkdir(parents=True, exist_ok=True)
-            half.mkdir() if format == "png" else half.write_bytes(b"half")
-            raise Killed
-        real(path, *rest)
+    class Dying(VideoFile):
+        def write(self, video: Tensor) -> None:
+            path = self.path
+            if ".grid" not in str(path):
+                written.append(path)
+            if len(written) == at:
+                half = path.with_name(f".{path.name}.0123.partial")
+                half.parent.mkdir(parents=True, exist_ok=True)
+                half.mkdir() if format == "png" else half.write_bytes(b"half")
+                raise Killed
+            super().write(video)
 
-    real = vidgen.sampling.write_video
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(vidgen.sampling, "write_video", kill)
+        patch.setattr(vidgen.sampling, "VideoFile", Dying)
         run(tmp_path / "killed")
     whole = contents(tmp_path / "whole")
     shown = {name: data for name, data in contents(tmp_path / "killed").items() if "/." not in f"/{name}"}

@@ -50,7 +50,6 @@ from vidgen.training.lightning import quiet_lightning, take_over_manual_argument
 TOOLS = Path(__file__).parent
 SHARE_ITERATIONS = 4  # of every so many timed iterations one more is spent on the shares
 BATCHES_IN_MEMORY = 4
-COMPARED = 2  # iterations; the second one depends on everything that the first one updated
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -78,10 +77,26 @@ def build_model(name: str, settings: Sequence[str]) -> VideoModel:
         if key not in parameters:
             raise UserError(f"--set {key}: {name} has no such argument{did_you_mean(key, parameters)}")
         try:
-            arguments[key] = convert(yaml.safe_load(text), parameters[key].hint)
+            arguments[key] = convert(completed(yaml.safe_load(text)), parameters[key].hint)
         except (Mismatch, yaml.YAMLError):
             raise UserError(f"--set {key}: expected {type_name(parameters[key].hint)}, got {text!r}") from None
     return cls(**arguments)
+
+
+def completed(value: Any) -> Any:
+    """The description of an earlier stage, ``{model: NAME, model_args: {...}}``, with all arguments that it has.
+
+    Raises:
+        UserError: there is no such model, or it has no such argument.
+    """
+    if not isinstance(value, dict) or not {"model", "model_args"} <= value.keys():
+        return value
+    given, parameters = value["model_args"], parameters_of(MODELS.get(value["model"]))
+    for key in given:
+        if key not in parameters:
+            raise UserError(f"--set {key}: {value['model']} has no such argument{did_you_mean(key, parameters)}")
+    defaults = {key: parameter.default for key, parameter in parameters.items()}
+    return {**value, "model_args": {**defaults, **given}}
 
 
 class BatchesInMemory(IterableDataset):
@@ -293,17 +308,18 @@ def run_train(arguments: argparse.Namespace) -> None:
     model = build_model(arguments.model, arguments.set)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
-    per_element = take_over_manual_arguments(model, {}) if isinstance(model, AdversarialModel) else 0
+    clipping = {"gradient_clip_val": arguments.clip}
+    per_element = take_over_manual_arguments(model, clipping) if isinstance(model, AdversarialModel) else 0
     data = arguments.data or ("random" if arguments.reference else "moving_shapes")
     source = data_source(model, data, arguments.batch_size, arguments.images, per_element)
     for line in describe_setting(arguments.model, arguments.set, arguments, model):
         print(line)
     if arguments.reference:
-        run_pair(model, source, arguments, device)
+        run_pair(model, source, arguments, device, clipping)
     else:
         period = model.schedule_period if isinstance(model, AdversarialModel) else 1
         stopwatch = Stopwatch(arguments.warm_up, arguments.iterations, clock_of(device), period)
-        train(model, source, stopwatch, stopwatch.total, device)
+        train(model, source, stopwatch, stopwatch.total, device, **clipping)
         seconds = stopwatch.seconds_per_iteration
         print(f"speed: {1 / seconds:.4g} iterations/s ({seconds:.4g} s, median of {describe_periods(stopwatch)})")
         print("shares of an iteration:")
@@ -312,8 +328,17 @@ def run_train(arguments: argparse.Namespace) -> None:
     print(f"peak memory: {peak_memory(device)}")
 
 
-def run_pair(model: VideoModel, source: Any, arguments: argparse.Namespace, device: torch.device) -> None:
+def run_pair(
+    model: VideoModel, source: Any, arguments: argparse.Namespace, device: torch.device, options: dict[str, Any]
+) -> None:
     """Compare with the original, then time both in turn.
+
+    Args:
+        model: the model.
+        source: of its batches.
+        arguments: of the command line.
+        device: where both run.
+        options: of Lightning's trainer.
 
     Raises:
         UserError: there is no original for the model, or the two disagree.
@@ -323,10 +348,11 @@ def run_pair(model: VideoModel, source: Any, arguments: argparse.Namespace, devi
     adapter = find_reference(arguments.model)
     comparison = Comparison(model, adapter(arguments.reference, model.double()))
     print(f"reference: {comparison.reference.title}")
-    train(model, source, comparison, COMPARED, device, precision="64-true")
+    compared = comparison.reference.compared_iterations
+    train(model, source, comparison, compared, device, precision="64-true", **options)
     print(comparison)
     turns = Turns(model, adapter(arguments.reference, model.float()), arguments.warm_up, clock_of(device))
-    train(model, source, turns, arguments.warm_up + arguments.iterations, device)
+    train(model, source, turns, arguments.warm_up + arguments.iterations, device, **options)
     print(describe_pairs(turns.pairs))
     print(f"load average at the end: {os.getloadavg()[0]:.1f}")
 
@@ -357,6 +383,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--iterations", type=int, default=20, metavar="N", help="timed iterations or pairs (default: 20)"
     )
     command.add_argument("--warm-up", type=int, default=2, metavar="N", help="iterations before those (default: 2)")
+    command.add_argument("--clip", type=float, metavar="NORM", help="clip the norm of gradients (default: do not)")
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: as torch chooses)")
     command.add_argument(
         "--data",

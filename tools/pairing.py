@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,15 @@ class Reference(ABC):
     """What is run, with its commit."""
     optimizers: Mapping[str, Optimizer]
     """Those of the original by name: of the model's updates, or whatever it calls them."""
-    state: Mapping[str, Tensor]
-    """Key of the model's ``state_dict`` -> the tensor of the original that corresponds, itself, not a copy."""
+    state: Mapping[str, Tensor | Sequence[Tensor]]
+    """Key of the model's ``state_dict`` -> the tensor of the original that corresponds, itself, not a copy; or several
+    of equal size, which stand one below the other in the model. Below, part n of these is called ``key[n]``."""
 
     without_effect: Collection[str] = ()
     """Parameters whose gradient is 0 but for rounding, such as biases before a batch norm; it is made 0 in both."""
+
+    compared_iterations: int = 2
+    """How many the model is compared over; the second one depends on everything that the first one updated."""
 
     @abstractmethod
     def __init__(self, path: Path, model: VideoModel) -> None: ...
@@ -64,6 +68,31 @@ class Reference(ABC):
     @abstractmethod
     def recorded(self) -> AbstractContextManager[Any]:
         """While open, everything that the original draws is remembered in what the block is given."""
+
+    def compares(self, name: str) -> bool:
+        """Whether both shall have the same of what has this name: a loss, a parameter or another entry of the state.
+
+        All of it, unless they are known to compute different things.
+        """
+        return True
+
+    def parts(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
+        """The parts of a tensor of the model, or of its gradient, that are tensors of the original, by name."""
+        theirs = self.state[name]
+        if isinstance(theirs, Tensor):
+            return {name: tensor}
+        return {f"{name}[{number}]": part for number, part in enumerate(tensor.chunk(len(theirs)))}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of the original by name, see :attr:`state`."""
+        found: dict[str, Tensor] = {}
+        for name, theirs in self.state.items():
+            if isinstance(theirs, Tensor):
+                found[name] = theirs
+            else:
+                found |= {f"{name}[{number}]": tensor for number, tensor in enumerate(theirs)}
+        return found
 
     @abstractmethod
     def replayed(self, draws: Any) -> AbstractContextManager[None]:
@@ -97,29 +126,41 @@ class Comparison(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give the original the model's weights."""
         copy_weights(self.model, self.reference)
-        for optimizer in self.reference.optimizers.values():
-            optimizer.register_step_pre_hook(lambda stepping, *_: self._remember("original", stepping))
-        if not pl_module.automatic_optimization:
-            for optimizer in trainer.optimizers:
-                optimizer.register_step_pre_hook(lambda stepping, *_: self._remember("model", stepping))
+        manual = [] if pl_module.automatic_optimization else trainer.optimizers
+        for side, optimizers in (("original", self.reference.optimizers.values()), ("model", manual)):
+            for optimizer in optimizers:
+                optimizer.register_step_pre_hook(lambda stepping, *_, side=side: self._silence(side, stepping))
+        for side, optimizers in (("original", self.reference.optimizers.values()), ("model", trainer.optimizers)):
+            for optimizer in optimizers:  # once it has stepped; clipped where they are
+                optimizer.register_step_post_hook(lambda stepping, *_, side=side: self._remember(side, stepping))
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Where Lightning steps, gradients are there only now."""
-        self._remember("model", optimizer)
+        self._silence("model", optimizer)
+
+    def _gradients_of(self, side: str, optimizer: Optimizer) -> dict[str, Tensor]:
+        """The gradients of an optimiser's parameters, or parts of them, by name."""
+        names = {"model": dict(self.model.named_parameters()), "original": self.reference.tensors}[side]
+        name_of = {id(tensor): name for name, tensor in names.items()}
+        found: dict[str, Tensor] = {}
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            if parameter.grad is not None:
+                name = name_of[id(parameter)]
+                found |= self.reference.parts(name, parameter.grad) if side == "model" else {name: parameter.grad}
+        return found
+
+    def _silence(self, side: str, optimizer: Optimizer) -> None:
+        """Make gradients 0 that are so but for rounding."""
+        for name, gradient in self._gradients_of(side, optimizer).items():
+            if name in self.reference.without_effect:
+                gradient.zero_()
 
     def _remember(self, side: str, optimizer: Optimizer) -> None:
-        """Remember the gradients with which an optimiser steps."""
-        names = {"model": dict(self.model.named_parameters()), "original": self.reference.state}[side]
-        name_of = {id(tensor): name for name, tensor in names.items()}
-        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
-            if parameter.grad is None:
-                continue
-            name = name_of[id(parameter)]
-            if name in self.reference.without_effect:
-                parameter.grad.zero_()
-            self._gradients[side][name] = parameter.grad.detach().clone()
+        """Remember the gradients with which an optimiser stepped."""
+        found = self._gradients_of(side, optimizer)
+        self._gradients[side] |= {name: gradient.detach().clone() for name, gradient in found.items()}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -137,13 +178,17 @@ class Comparison(pl.Callback):
         self._replay.close()
         self.iterations += 1
         found = self.model.meter.flush()
+        compares, tensors = self.reference.compares, self.reference.tensors
         for update, loss in self._losses.items():
-            self._check("losses", f"the loss of {update}", found[f"loss/{update}"], loss.detach(), LOSS_TOLERANCE)
+            if compares(update):
+                self._check("losses", f"the loss of {update}", found[f"loss/{update}"], loss.detach(), LOSS_TOLERANCE)
         ours, theirs = self._gradients["model"], self._gradients["original"]
-        for name in sorted(ours.keys() | theirs.keys()):
+        for name in filter(compares, sorted(ours.keys() | theirs.keys())):
             self._check("gradients", f"the gradient of {name}", ours.get(name), theirs.get(name))
-        for name, tensor in self.model.state_dict().items():
-            self._check("weights", f"{name} after the update", tensor, self.reference.state[name].detach())
+        for key, tensor in self.model.state_dict().items():
+            for name, part in self.reference.parts(key, tensor).items():
+                if compares(name):
+                    self._check("weights", f"{name} after the update", part, tensors[name].detach())
 
     def _check(
         self, kind: str, what: str, ours: Tensor | None, theirs: Tensor | None, tolerance: float = TOLERANCE
@@ -209,8 +254,10 @@ def copy_weights(model: VideoModel, reference: Reference) -> None:
     own = model.state_dict()
     if unpaired := sorted(own.keys() ^ reference.state.keys()):
         raise UserError(f"{reference.title}: only one of the two has {unpaired[0]}")
+    tensors = reference.tensors
     for key, tensor in own.items():
-        reference.state[key].copy_(tensor)
+        for name, part in reference.parts(key, tensor).items():
+            tensors[name].copy_(part)
 
 
 def describe_pairs(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ PREDICTED = (230, 159, 0)
 """Orange: frames that the model has predicted. Of the palette of Okabe and Ito, which the colour-blind tell apart."""
 COLUMNS = 10
 """Videos in a row, at most."""
+PIECE_FRAMES = 64
+"""Frames that are scored and laid out at a time."""
 
 CHOICE = "mean SSIM (protocol svg) of the predicted frames"
 
@@ -46,33 +48,56 @@ class Scores(NamedTuple):
         return int(best_sample(self.ssim[None]))
 
 
-def score_samples(samples: Tensor, truth: Tensor, context_frames: int) -> Scores:
+def score_samples(samples: Tensor, truth: Tensor) -> Scores:
     """Compare the predicted frames of samples with the true ones.
 
     Args:
         samples: uint8 ``(N, C, T, H, W)``.
         truth: uint8 ``(C, T, H, W)``.
-        context_frames: first frames, which were given; they are left out.
 
     Raises:
         ValueError: shapes that differ, or frames smaller than the window of SSIM.
     """
     from vidgen.metrics.image_quality import psnr, ssim
 
-    future = truth[None, :, context_frames:]
     # one by one: a hundred samples in float64 would take gigabytes
-    predicted = samples[:, None, :, context_frames:]
     return Scores(
-        torch.cat([psnr(sample, future, "svg") for sample in predicted]),
-        torch.cat([ssim(sample, future, "svg") for sample in predicted]),
+        torch.cat([psnr(sample[None], truth[None], "svg") for sample in samples]),
+        torch.cat([ssim(sample[None], truth[None], "svg") for sample in samples]),
     )
+
+
+class Footage(Protocol):
+    """Videos of one shape that are read piece by piece.
+
+    Attributes:
+        shape: ``(N, C, T, H, W)``.
+    """
+
+    shape: tuple[int, ...]
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Frames ``start … stop - 1`` of all of them, uint8."""
+        ...
+
+
+class InMemory:
+    """Footage that is there as a whole, see :class:`Footage`."""
+
+    def __init__(self, videos: Tensor) -> None:
+        self.videos = videos
+        self.shape = tuple(videos.shape)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """See :meth:`Footage.read`."""
+        return self.videos[:, :, start:stop]
 
 
 class Comparison:
     """Samples of one context beside the truth.
 
     Shown are the truth, the best sample, and all samples in order. Without truth there is no best one; a single sample
-    is not shown twice.
+    is not shown twice. Samples are read piece by piece, so that long ones need not be in memory.
 
     Args:
         samples: uint8 ``(N, C, T, H, W)`` with 1 or 3 channels.
@@ -84,26 +109,43 @@ class Comparison:
         UserError: samples and truth cannot be compared.
     """
 
-    def __init__(self, samples: Tensor, truth: Tensor | None, context_frames: int, seeds: Sequence[int]) -> None:
-        self.samples = samples
+    def __init__(
+        self, samples: Tensor | Footage, truth: Tensor | None, context_frames: int, seeds: Sequence[int]
+    ) -> None:
+        self.samples = InMemory(samples) if isinstance(samples, Tensor) else samples
+        self.number, _, self.num_frames, _, _ = self.samples.shape
         self.truth = truth
         self.context_frames = context_frames
         self.seeds = list(seeds)
         self.scores: Scores | None = None
-        if truth is not None and samples.shape[2] > context_frames:
+        if truth is not None and self.num_frames > context_frames:
             try:
-                self.scores = score_samples(samples, truth, context_frames)
+                self.scores = self._scored(truth)
             except ValueError as error:
                 raise UserError(f"samples: {error}; set it to 0") from error
 
+    def _scored(self, truth: Tensor) -> Scores:
+        if truth.shape[1] != self.num_frames:
+            raise ValueError(f"the truth has {truth.shape[1]} frames, the samples {self.num_frames}")
+        parts = [
+            score_samples(self.samples.read(start, stop), truth[:, start:stop])
+            for start, stop in self._pieces(self.context_frames)
+        ]
+        return Scores(*(torch.cat(curves, 1) for curves in zip(*parts, strict=True)))
+
     def side_by_side(self) -> Tensor:
         """One video, rows of :data:`COLUMNS`: uint8 ``(3, T, H', W')``."""
-        cells = self._cells()
-        return grid(cells, columns=min(COLUMNS, len(cells)))
+        return torch.cat(list(self.pieces()), 1)
+
+    def pieces(self) -> Iterator[Tensor]:
+        """The same video, :data:`PIECE_FRAMES` frames at a time."""
+        for start, stop in self._pieces():
+            cells = self._cells(start, stop)
+            yield grid(cells, columns=min(COLUMNS, len(cells)))
 
     def over_time(self) -> Tensor:
         """One picture: a row for each of them, time to the right; uint8 ``(3, H', W')``."""
-        cells = self._cells()
+        cells = self._cells(0, self.num_frames)
         frames = cells.transpose(1, 2).flatten(0, 1)[:, :, None]
         return grid(frames, columns=cells.shape[2])[:, 0]
 
@@ -113,7 +155,7 @@ class Comparison:
         A PSNR that is infinite is null there.
         """
         found = {
-            "shown": [name for name, _ in self._shown()],
+            "shown": self._shown(),
             "context_frames": self.context_frames,
             "seeds": self.seeds,
             "best": None if self.scores is None else f"sample {self.scores.best + 1}",
@@ -124,21 +166,26 @@ class Comparison:
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in found.items()]
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
-    def _shown(self) -> list[tuple[str, Tensor]]:
-        shown = [(f"sample {number}", sample) for number, sample in enumerate(self.samples, 1)]
-        if self.scores is not None and len(self.samples) > 1:
-            shown.insert(0, ("best", self.samples[self.scores.best]))
-        return [("truth", self.truth), *shown] if self.truth is not None else shown
+    def _shown(self) -> list[str]:
+        shown = [f"sample {number}" for number in range(1, self.number + 1)]
+        if self.scores is not None and self.number > 1:
+            shown.insert(0, "best")
+        return ["truth", *shown] if self.truth is not None else shown
 
-    def _cells(self) -> Tensor:
-        """Everything that is shown, in borders: uint8 ``(K, 3, T, H', W')``."""
-        frames = self.samples.shape[2]
-        return torch.stack(
-            [
-                bordered(video, frames if name == "truth" else min(self.context_frames, frames))
-                for name, video in self._shown()
-            ]
-        )
+    def _cells(self, start: int, stop: int) -> Tensor:
+        """These frames of everything that is shown, in borders: uint8 ``(K, 3, t, H', W')``."""
+        samples = self.samples.read(start, stop)
+        given = min(max(self.context_frames - start, 0), stop - start)
+        cells = [bordered(sample, given) for sample in samples]
+        if self.scores is not None and self.number > 1:
+            cells.insert(0, cells[self.scores.best])
+        if self.truth is not None:
+            cells.insert(0, bordered(self.truth[:, start:stop], stop - start))
+        return torch.stack(cells)
+
+    def _pieces(self, first: int = 0) -> Iterator[tuple[int, int]]:
+        for start in range(first, self.num_frames, PIECE_FRAMES):
+            yield start, min(start + PIECE_FRAMES, self.num_frames)
 
 
 def bordered(video: Tensor, num_given: int) -> Tensor:

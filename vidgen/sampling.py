@@ -1,19 +1,23 @@
-"""Samples of a model as files in a folder: any number, in bounded memory, on any number of processes, resumable.
+"""Samples of a model as files in a folder: any number and length, in bounded memory, on any number of processes.
 
 Video n is a function of (weights, seed, n, settings), and of the context where there is one. So the folder is the same
 whatever the batch size and the number of processes, a file that exists never has to be made again, and ``samples.json``
 tells whose samples the folder holds. Models whose videos depend on each other make them in groups that depend on
-nothing else, see :func:`grouped`.
+nothing else, see :func:`grouped`. Long videos are made and written chunk after chunk, where the model streams.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -22,10 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidgen.atomic import PARTIAL_SUFFIX, atomic_file
-from vidgen.comparison import Comparison
+from vidgen.atomic import PARTIAL_SUFFIX, atomic_file, write_error
+from vidgen.comparison import Comparison, Footage
 from vidgen.errors import UserError
-from vidgen.media import Rounding, check_format, file_name, grid, to_uint8, write_image, write_video
+from vidgen.media import Rounding, VideoFile, check_format, file_name, grid, to_uint8, write_image, write_video
 from vidgen.models.base import Batch, VideoModel
 from vidgen.progress import Progress
 from vidgen.registry import MODELS
@@ -39,11 +43,16 @@ SIDE_BY_SIDE = "side_by_side"
 """Folder of the comparisons, in the folder of samples."""
 GRID_SIZE = 64
 """Videos in the grid, at most."""
+GRID_FRAMES = 64
+"""Frames of the grid, at most: of longer videos it shows the beginning."""
+CHUNK_FRAMES = 64
+"""Frames of a video that are made and written at a time, where nobody says how many."""
 SAMPLES = 5
 """Samples of a context in its comparison, where nobody says how many."""
 
 _GRID_FILES = (("grid.mp4", "grid.gif"), ("grid.png",))  # of videos, of images
 _CELLS = ".grid"  # finished videos of the grid as arrays, until the last one is there
+_KEPT_BYTES = 1 << 28  # of samples that wait to be compared; more of them wait on the disk
 
 
 @dataclass(frozen=True)
@@ -149,6 +158,11 @@ def samples_of(model: VideoModel, keywords: Mapping[str, Any]) -> int:
     return SAMPLES if model.stochastic else 1
 
 
+def streams(model: VideoModel, keywords: Mapping[str, Any]) -> bool:
+    """Whether a model makes videos with these keywords of ``sample`` piece by piece, in memory that does not grow."""
+    return model.streams and keywords.keys() <= inspect.signature(model.stream).parameters.keys()
+
+
 def sample_to_folder(
     model: VideoModel,
     out: str | os.PathLike[str],
@@ -157,6 +171,7 @@ def sample_to_folder(
     num_frames: int | None = None,
     seed: int = 0,
     batch_size: int = 16,
+    chunk_frames: int = CHUNK_FRAMES,
     format: str = "mp4",
     fps: float = 8.0,
     rounding: Rounding = "round",
@@ -176,6 +191,10 @@ def sample_to_folder(
     and ``grid.gif``, or ``grid.png`` when the videos have one frame). Files that exist are kept. More videos can be
     added to a folder later. Where the model makes videos in groups, a block is one group instead.
 
+    Videos of more than ``chunk_frames`` frames are made by ``model.stream`` where the model has its own, and each chunk
+    goes to the files before the next one is made: memory does not grow with the length, the format ``strip`` excepted.
+    The grid shows the first :data:`GRID_FRAMES` frames of every video.
+
     With ``samples`` the folder ``side_by_side`` shows for each context the truth, the best sample and that many samples
     (:class:`~vidgen.comparison.Comparison`), with their scores in ``<number>.json``. The first sample is the video
     itself, the others are those of :meth:`vidgen.evaluation.sources.GeneratedClips.draw`.
@@ -186,8 +205,8 @@ def sample_to_folder(
         num: videos in the folder when all processes have finished.
         num_frames: frames of a video; None means the training length.
         seed: which sequence of videos.
-        batch_size: videos made at once; bounds the memory (of comparisons, together with ``samples``) and changes no
-            video by more than float rounding.
+        batch_size: videos made at once; bounds the memory and changes no video by more than float rounding.
+        chunk_frames: frames of a video that are made at once, where the model streams; likewise.
         format: one of :data:`vidgen.media.FORMATS`.
         fps: frames per second of the files.
         rounding: rule of :func:`vidgen.media.to_uint8`.
@@ -208,20 +227,22 @@ def sample_to_folder(
             needs a context or makes NaN, or a file cannot be written.
     """
     out = Path(out)
-    for name, value in (("num", num), ("num_frames", num_frames), ("batch_size", batch_size), ("fps", fps)):
+    positive = {
+        "num": num,
+        "num frames": num_frames,
+        "batch size": batch_size,
+        "chunk frames": chunk_frames,
+        "fps": fps,
+    }
+    for name, value in positive.items():
         if value is not None and not value > 0:
-            raise UserError(f"{name.replace('_', ' ')}: must be above 0, not {value}")
+            raise UserError(f"{name}: must be above 0, not {value}")
     check_format(format)
     if rank is None or world_size is None:
         rank, world_size = process_share()
     keywords = dict(keywords or {})
-    if (needed := model.keys_for(keywords)) and context is None:
-        raise UserError(
-            f"model {_name(model)!r} samples from given {', '.join(needed)}, not from a seed alone; give --context"
-        )
-    if context is not None and num > len(context):
-        raise UserError(f"num: {num} videos of {len(context)} contexts; lower it")
-    _check_samples(samples, model, needed)
+    _check_context(model, keywords, context, num)
+    _check_samples(samples, model, model.keys_for(keywords))
     settings = SampleSettings(
         model=_name(model),
         checkpoint=checkpoint_fingerprint or weights_fingerprint(model),
@@ -238,35 +259,21 @@ def sample_to_folder(
     claim_folder(out, settings, num)
     group = model.sampling_group_for(keywords)
     folder = _SampleFolder(out, settings, num, rank, world_size, group if group > 1 else batch_size)
-    folder.remove_leftovers()
-    missing, uncompared = folder.missing(), folder.uncompared()
-    unfinished = missing | uncompared
-    without_truth = 0
-    grids = folder.finish_grid()
-    with Progress(len(unfinished), "sampled", "videos", progress and rank == 0) as bar:
-        for block in folder.blocks():
-            wanted = unfinished.intersection(block)
-            if not wanted:
-                continue
-            # the whole block, so that a resumed folder has the very bytes of an uninterrupted one
-            maker = _Maker(model, block, settings, context)
-            made = []
-            for number, video in zip(block, maker.videos(), strict=True):
-                if number in missing:
-                    folder.save(number, video)
-                if uncompared:
-                    made.append(video)
-            grids = grids or folder.finish_grid()
-            if compared := uncompared.intersection(block):
-                draws = [made, *(list(maker.videos(draw)) for draw in range(1, samples))]
-                for number in sorted(compared):
-                    shown = torch.stack([videos[number - block.start] for videos in draws])
-                    comparison = maker.comparison(number, shown)
-                    without_truth += comparison.truth is None
-                    folder.save_comparison(number, comparison)
-            bar.advance(len(wanted))
-    skipped = sum(map(len, folder.blocks())) - len(missing)
-    return SamplingReport(len(missing), skipped, grids, len(uncompared), without_truth)
+    return _fill(folder, model, context, chunk_frames, progress and rank == 0)
+
+
+def _check_context(model: VideoModel, keywords: Mapping[str, Any], context: Contexts | None, num: int) -> None:
+    """Refuse contexts that the model needs and lacks, or that are too few.
+
+    Raises:
+        UserError: they are.
+    """
+    if (needed := model.keys_for(keywords)) and context is None:
+        raise UserError(
+            f"model {_name(model)!r} samples from given {', '.join(needed)}, not from a seed alone; give --context"
+        )
+    if context is not None and num > len(context):
+        raise UserError(f"num: {num} videos of {len(context)} contexts; lower it")
 
 
 def _check_samples(samples: int, model: VideoModel, needed: tuple[str, ...]) -> None:
@@ -281,6 +288,68 @@ def _check_samples(samples: int, model: VideoModel, needed: tuple[str, ...]) -> 
         raise UserError(f"samples: no video is given that {samples} of them could continue; leave it out")
     if samples > 1 and not model.stochastic:
         raise UserError(f"samples: {_name(model)} makes one video of a context, not {samples}; lower it to 1 or 0")
+
+
+def _fill(
+    folder: _SampleFolder, model: VideoModel, context: Contexts | None, chunk_frames: int, progress: bool
+) -> SamplingReport:
+    """Make what this process is responsible for and the folder lacks."""
+    settings = folder.settings
+    folder.remove_leftovers()
+    missing, uncompared = folder.missing(), folder.uncompared()
+    unfinished = missing | uncompared
+    grids, without_truth = folder.finish_grid(), 0
+    length = _length(model, settings) if streams(model, settings.keywords) else 0
+    length = length if length > chunk_frames else 0  # of videos that are made chunk after chunk
+    made = len(unfinished) + len(uncompared) * max(settings.samples - 1, 0)
+    total, unit = (made * length, "frames") if length else (len(unfinished), "videos")
+    with Progress(total, "sampled", unit, progress) as bar:
+
+        def count(piece: Piece) -> None:
+            if length and piece.number in unfinished:
+                bar.advance(piece.frames.shape[1])
+
+        for block in folder.blocks():
+            wanted, compared = unfinished.intersection(block), sorted(uncompared.intersection(block))
+            if not wanted:
+                continue
+            # the whole block, so that a resumed folder has the very bytes of an uninterrupted one
+            maker = _Maker(model, block, settings, context, chunk_frames if length else None)
+            with _Draws(folder.out, compared, settings.samples) as draws:
+                _write_videos(folder, maker.pieces(), missing, draws, count)
+                grids = grids or folder.finish_grid()
+                for draw in range(1, settings.samples if compared else 1):
+                    for piece in maker.pieces(draw):
+                        if draws.add(draw, piece):
+                            count(piece)
+                for number in compared:
+                    comparison = maker.comparison(number, draws.of(number))
+                    without_truth += comparison.truth is None
+                    folder.save_comparison(number, comparison)
+            if not length:
+                bar.advance(len(wanted))
+    skipped = sum(map(len, folder.blocks())) - len(missing)
+    return SamplingReport(len(missing), skipped, grids, len(uncompared), without_truth)
+
+
+def _write_videos(
+    folder: _SampleFolder, pieces: Iterable[Piece], missing: set[int], draws: _Draws, count: Callable[[Piece], None]
+) -> None:
+    """Write those of a block's videos that are missing, and keep what will be compared."""
+    with ExitStack() as opened:
+        files: dict[int, _SampleFile] = {}
+        for piece in pieces:
+            if piece.number in missing:
+                if piece.start == 0:
+                    files[piece.number] = opened.enter_context(folder.open(piece))
+                files[piece.number].write(piece.frames)
+            draws.add(0, piece)
+            count(piece)
+
+
+def _length(model: VideoModel, settings: SampleSettings) -> int:
+    """Frames of a video; 0 where only the model knows."""
+    return settings.num_frames or model.init_args.get("num_frames") or 0
 
 
 def claim_folder(out: Path, settings: SampleSettings, num: int) -> None:
@@ -416,11 +485,13 @@ class _SampleFolder:
         numbers = (number for block in self.blocks() for number in block)
         return {number for number in numbers if not {self._name(number), _scores_name(number)} <= present}
 
-    def save(self, number: int, video: Tensor) -> None:
-        """Write one video; its cell of the grid first, so that no finished video lacks its cell."""
-        if self.grid_pending and number < self.cells:
-            write_video(self._cell(number), video, self.settings.fps, "npz")
-        write_video(self.out / self._name(number), video, self.settings.fps, self.settings.format)
+    def open(self, piece: Piece) -> _SampleFile:
+        """The file of the video that a piece belongs to."""
+        settings, cell = self.settings, None
+        if self.grid_pending and piece.number < self.cells:
+            cell = VideoFile(self._cell(piece.number), min(piece.length, GRID_FRAMES), settings.fps, "npz")
+        path = self.out / self._name(piece.number)
+        return _SampleFile(VideoFile(path, piece.length, settings.fps, settings.format), cell)
 
     def save_comparison(self, number: int, comparison: Comparison) -> None:
         """Write one comparison and its scores."""
@@ -431,7 +502,9 @@ class _SampleFolder:
         if settings.format == "strip":
             write_image(path, comparison.over_time())
         else:
-            write_video(path, comparison.side_by_side(), settings.fps, settings.format)
+            with VideoFile(path, comparison.num_frames, settings.fps, settings.format) as video:
+                for piece in comparison.pieces():
+                    video.write(piece)
 
     def finish_grid(self) -> tuple[Path, ...]:
         """Write the grid when all its videos are there and no other process does; return its files."""
@@ -485,14 +558,142 @@ def write_grid(out: Path, videos: Tensor, fps: float) -> tuple[Path, ...]:
     return paths
 
 
-class _Maker:
-    """Makes the videos of one block, of one batch."""
+class Piece(NamedTuple):
+    """Consecutive frames of a video.
 
-    def __init__(self, model: VideoModel, block: range, settings: SampleSettings, context: Contexts | None) -> None:
+    Args:
+        number: of the video.
+        start: number of the first frame.
+        length: frames of the whole video.
+        frames: uint8 ``(C, t, H, W)``.
+    """
+
+    number: int
+    start: int
+    length: int
+    frames: Tensor
+
+
+class _SampleFile:
+    """A video, and its cell of the grid, which is finished first, so that no finished video lacks its cell."""
+
+    def __init__(self, video: VideoFile, cell: VideoFile | None) -> None:
+        self.video = video
+        self.cell = cell
+        self._opened = ExitStack()
+
+    def __enter__(self) -> _SampleFile:
+        for file in (self.video, self.cell):
+            if file is not None:
+                self._opened.enter_context(file)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._opened.__exit__(*error)
+
+    def write(self, frames: Tensor) -> None:
+        """Add the next frames ``(C, t, H, W)``."""
+        if self.cell is not None and (wanted := self.cell.num_frames - self.cell.written):
+            self.cell.write(frames[:, :wanted])
+        self.video.write(frames)
+
+
+class _Draws:
+    """Samples of a block's contexts as bytes, until they are compared; many of them lie in a file without a name.
+
+    Args:
+        folder: where the file is.
+        numbers: of the videos that are compared; pieces of others are passed over.
+        samples: of each.
+    """
+
+    def __init__(self, folder: Path, numbers: Sequence[int], samples: int) -> None:
+        self.folder = folder
+        self.slots = {number: slot for slot, number in enumerate(numbers)}
+        self.samples = samples
+        self.shape: tuple[int, ...] = ()
+        self._file = tempfile.SpooledTemporaryFile(_KEPT_BYTES, dir=str(folder))  # noqa: SIM115 - __exit__ closes it
+
+    def __enter__(self) -> _Draws:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, draw: int, piece: Piece) -> bool:
+        """Keep a piece.
+
+        Returns:
+            Whether it is one of those that are compared.
+
+        Raises:
+            UserError: there is no room for it.
+        """
+        if piece.number not in self.slots:
+            return False
+        frames = piece.frames.transpose(0, 1).contiguous()
+        self.shape = (piece.length, *frames.shape[1:])
+        try:
+            self._go_to(piece.number, draw, piece.start)
+            self._file.write(frames.numpy().data)
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+        return True
+
+    def of(self, number: int) -> _DrawsOfVideo:
+        """The samples of one context."""
+        return _DrawsOfVideo(self, number)
+
+    def read(self, number: int, draw: int, start: int, stop: int) -> Tensor:
+        """Frames of one sample, uint8 ``(C, t, H, W)``."""
+        self._go_to(number, draw, start)
+        shape = (stop - start, *self.shape[1:])
+        data = bytearray(self._file.read(math.prod(shape)))
+        return torch.frombuffer(data, dtype=torch.uint8).view(shape).transpose(0, 1)
+
+    def _go_to(self, number: int, draw: int, time: int) -> None:
+        sample = self.slots[number] * self.samples + draw
+        self._file.seek((sample * self.shape[0] + time) * math.prod(self.shape[1:]))
+
+
+class _DrawsOfVideo:
+    """The samples of one context, see :class:`~vidgen.comparison.Footage`."""
+
+    def __init__(self, draws: _Draws, number: int) -> None:
+        self.draws = draws
+        self.number = number
+        length, channels, height, width = draws.shape
+        self.shape: tuple[int, ...] = (draws.samples, channels, length, height, width)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """See :meth:`~vidgen.comparison.Footage.read`."""
+        return torch.stack([self.draws.read(self.number, draw, start, stop) for draw in range(self.draws.samples)])
+
+
+class _Maker:
+    """Makes the videos of one block, of one batch.
+
+    Args:
+        model: what makes them.
+        block: their numbers.
+        settings: of all videos.
+        context: what they are made from.
+        chunk_frames: frames that the model makes at once; None for all.
+    """
+
+    def __init__(
+        self,
+        model: VideoModel,
+        block: range,
+        settings: SampleSettings,
+        context: Contexts | None,
+        chunk_frames: int | None,
+    ) -> None:
         self.model = model
         self.block = block
         self.settings = settings
         self.context = context
+        self.chunk_frames = chunk_frames
         contexts: Sequence[int] = block
         size = model.sampling_group_for(settings.keywords)
         if size > 1:
@@ -501,30 +702,42 @@ class _Maker:
         self.num_videos = len(contexts)
         self.batch: Batch | None = None if context is None else context.batch(contexts)
 
-    def videos(self, draw: int = 0) -> Iterator[Tensor]:
-        """uint8 videos ``(C, T, H, W)`` of the block's numbers.
+    def pieces(self, draw: int = 0) -> Iterator[Piece]:
+        """The block's videos, whole ones or chunk after chunk.
 
         Raises:
             UserError: one holds NaN.
         """
         settings = self.settings
-        given = {} if self.batch is None else {"batch": self.batch}
-        with torch.inference_mode():
-            videos = self.model.sample(
-                self.num_videos,
-                num_frames=settings.num_frames,
-                seed=draw_seed(settings.seed, draw),
-                first=self.block.start,
-                **given,
-                **settings.keywords,
-            )
-        for number, video in zip(self.block, videos[: len(self.block)], strict=True):
-            if torch.isnan(video).any():
-                raise UserError(f"video {number} of model {settings.model!r} holds NaN; its weights are unusable")
-            yield to_uint8(video, settings.rounding).cpu()
+        for start, length, videos in self._chunks(draw_seed(settings.seed, draw)):
+            for number, video in zip(self.block, videos[: len(self.block)], strict=True):
+                if torch.isnan(video).any():
+                    raise UserError(f"video {number} of model {settings.model!r} holds NaN; its weights are unusable")
+                yield Piece(number, start, length, to_uint8(video, settings.rounding).cpu())
 
-    def comparison(self, number: int, samples: Tensor) -> Comparison:
-        """The samples ``(N, C, T, H, W)`` of one context beside the truth.
+    def _chunks(self, seed: int) -> Iterator[tuple[int, int, Tensor]]:
+        """First frame and length of the whole videos, and ``(N, C, t, H, W)`` of them."""
+        settings = self.settings
+        given: dict[str, Any] = {"seed": seed, "first": self.block.start, **settings.keywords}
+        if self.batch is not None:
+            given["batch"] = self.batch
+        if self.chunk_frames is None:
+            with torch.inference_mode():
+                videos = self.model.sample(self.num_videos, num_frames=settings.num_frames, **given)
+            yield 0, videos.shape[2], videos
+            return
+        length = _length(self.model, settings)
+        given |= {"num_videos": self.num_videos, "total_frames": length}
+        state: Any = None
+        for start in range(0, length, self.chunk_frames):
+            frames = min(self.chunk_frames, length - start)
+            with torch.inference_mode():
+                videos, state = self.model.stream(state=state, num_frames=frames, **given)
+            yield start, length, videos
+            del videos  # before the next ones are made
+
+    def comparison(self, number: int, samples: Footage) -> Comparison:
+        """The samples of one context beside the truth.
 
         Raises:
             UserError: they cannot be compared.
@@ -534,8 +747,8 @@ class _Maker:
         return Comparison(
             samples,
             self.context.truth(number, samples.shape[2]),
-            self.model.context_frames_for(settings.keywords),
-            [draw_seed(settings.seed, draw) for draw in range(len(samples))],
+            self.model.given_frames_for(settings.keywords),
+            [draw_seed(settings.seed, draw) for draw in range(samples.shape[0])],
         )
 
 

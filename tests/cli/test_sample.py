@@ -211,7 +211,7 @@ def test_out_of_memory_names_what_to_lower(checkpoint, tmp_path, capsys, monkeyp
     monkeypatch.setattr(SeededNoise, "sample", full)
     monkeypatch.setattr("vidgen.cli.keywords.sample_keywords", lambda cls: {})
     message = error_of(capsys, checkpoint, tmp_path / "out")
-    assert message == "out of memory: lower --batch-size or --num-frames"
+    assert message == "out of memory: lower --batch-size, --chunk-frames or --num-frames"
 
 
 def test_help_with_a_checkpoint_lists_the_models_keywords(checkpoint, capsys):

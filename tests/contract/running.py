@@ -131,6 +131,19 @@ def weights(model: VideoModel) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
 
+def frozen_entries(model: VideoModel) -> set[str]:
+    """Names in the state dict of what training must leave alone: frozen parameters, and all of modules that are frozen.
+
+    These have parameters, none of which is trained; their buffers must stay too, so they have to be in eval mode.
+    """
+    found = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    for path, part in model.named_modules():
+        flags = [parameter.requires_grad for parameter in part.parameters()]
+        if flags and not any(flags):
+            found |= {f"{path}.{name}" for name in part.state_dict()}
+    return found
+
+
 # What the optimisers do ---------------------------------------------------------------------------------------------
 
 

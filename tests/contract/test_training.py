@@ -14,6 +14,7 @@ from tests.contract.running import (
     StepWatch,
     build,
     difference_beyond_rounding,
+    frozen_entries,
     largest_difference,
     train,
     train_on_rank,
@@ -56,16 +57,24 @@ def test_updates_reach_what_their_optimisers_own(name: str, variant: str) -> Non
 
 
 @every_variant
-def test_every_parameter_gets_a_gradient_unless_listed(name: str, variant: str) -> None:
+def test_every_parameter_gets_a_gradient_unless_listed_or_frozen(name: str, variant: str) -> None:
     model, watch = build(name, variant), StepWatch()
+    before, frozen = weights(model), [key for key, value in model.named_parameters() if not value.requires_grad]
+    model.eval().train()  # as whoever shows samples in between
     train(model, 1, callbacks=(watch,))
     reached = {parameter for step in watch.steps for parameter in step.reached}
-    for parameter, _ in model.named_parameters():
+    for parameter, value in model.named_parameters():
         listed = reason_without_gradient(model, parameter)
-        if listed is None:
+        assert (parameter in frozen) != value.requires_grad, f"{parameter} is frozen before or after training only"
+        if parameter in frozen:
+            assert parameter not in reached, f"{parameter} is frozen but gets a gradient"
+        elif listed is None:
             assert parameter in reached, f"{parameter} gets no gradient; train it or list it with a reason"
         else:
             assert listed.strip() and parameter not in reached, f"{parameter} is listed but gets a gradient"
+    after = weights(model)
+    for key in frozen_entries(model):
+        assert torch.equal(after[key], before[key]), f"{key} is frozen but has changed"
 
 
 @every_variant_with_one_optimiser

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from tests.data.video_files import VIDEOS, make_video
 from vidgen.data import index
 from vidgen.data.decoding import Unreadable, VideoScan, scan
-from vidgen.data.index import IndexItem, VideoIndex, cache_dir, index_videos
+from vidgen.data.index import IndexItem, VideoIndex, index_videos
 from vidgen.data.video_folder import VideoFolder
 
 NAMES = ("h264", "mkv_live", "uneven_times", "wide_pixels", "gif", "h264_without_times")
@@ -189,28 +188,6 @@ def test_a_cache_that_cannot_be_written_stops_nothing_and_is_told_of(folder, tmp
     assert not caplog.records
     monkeypatch.setenv("VIDGEN_CACHE", "/proc/nothing")
     check(index_videos(folder, listed(folder)), folder)
-
-
-def test_the_cache_lies_where_the_environment_says(monkeypatch):
-    monkeypatch.setenv("VIDGEN_CACHE", "/a")
-    assert cache_dir() == Path("/a")
-    monkeypatch.delenv("VIDGEN_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
-    assert cache_dir() == Path("/b/vidgen")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_dir() == Path.home() / ".cache" / "vidgen"
-    monkeypatch.setenv("VIDGEN_CACHE", "~/c")
-    assert cache_dir() == Path.home() / "c"
-
-
-def test_a_user_without_a_home_has_a_cache_too(monkeypatch):
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("VIDGEN_CACHE")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", no_home)
-    assert cache_dir() == Path(tempfile.gettempdir()) / f"vidgen-{os.getuid()}"
 
 
 def test_indexing_is_silent(folder, caplog, capfd):

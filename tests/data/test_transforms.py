@@ -140,3 +140,56 @@ def test_half_of_the_seeds_flip():
 def test_no_seed_never_flips(monkeypatch):
     monkeypatch.setattr("vidgen.data.transforms.derive_seed", lambda *parts: 1)
     assert flips(0) and not flips(None)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "side", "size"),
+    [
+        (320, 240, 128, (171, 128)),
+        (240, 320, 128, (128, 171)),
+        (360, 360, 128, (128, 128)),
+        (400, 225, 128, (228, 128)),
+    ],
+)
+def test_crop_up_rounds_the_longer_side_up(width, height, side, size):
+    assert scaled_size(width, height, side, side, "crop_up", Fraction(1)) == size
+    wider = scaled_size(width, height, side, side, "crop", Fraction(1))
+    assert all(0 <= ours - theirs <= 1 for ours, theirs in zip(size, wider, strict=True))
+
+
+def test_crop_up_begins_the_cut_at_the_lower_of_two_middles():
+    frames = np.broadcast_to(np.arange(19, dtype=np.uint8)[None, None, :, None], (1, 8, 19, 3))
+    assert resize_frames(frames, 8, "crop_up")[0, 0, :, 0].tolist() == list(range(5, 13))
+    assert resize_frames(frames, 8, "crop")[0, 0, :, 0].tolist() == list(range(6, 14))
+
+
+def test_crop_first_scales_the_centre_alone():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 36, 64, 3), dtype=np.uint8)
+    for resolution, width, box in ((9, 9, (14, 0, 50, 36)), (9, 18, (0, 2, 64, 34)), (18, 9, (23, 0, 41, 36))):
+        ours = resize_frames(frames, resolution, "crop_first", width=width, interpolation="lanczos")
+        theirs = [
+            Image.fromarray(frame).crop(box).resize((width, resolution), Image.Resampling.LANCZOS) for frame in frames
+        ]
+        assert np.array_equal(ours, np.stack(theirs))
+    square = frames[:, :, :36]
+    assert np.array_equal(resize_frames(square, 36, "crop_first"), square)
+
+
+def test_crop_first_counts_pixels_as_they_are_shown():
+    frames = np.zeros((1, 10, 40, 3), np.uint8)
+    frames[:, :, 10:30] = 255  # as wide as high, since a pixel is half as wide as high
+    frames[:, :, 10:14] = 50
+    ours = resize_frames(frames, 10, "crop_first", pixel_aspect=Fraction(1, 2), interpolation="box")
+    assert (ours[:, :, :2] == 50).all() and (ours[:, :, 2:] == 255).all()
+
+
+def test_plain_bilinear_looks_at_two_by_two_pixels():
+    frames = checkerboard(16)[:, :, :8]
+    assert set(resize_frames(frames, 4, "stretch", width=2).flatten().tolist()) <= {127, 128}
+    frames = np.zeros((1, 16, 16, 1), np.uint8)
+    frames[0, 5:7, 5:7, 0] = (10, 20), (30, 43)
+    ours = resize_frames(frames, 4, "stretch", interpolation="plain_bilinear")
+    assert ours.dtype == np.uint8 and ours[0, 1, 1, 0] == 26  # the mean of the four, rounded
+    frames[0, 5:7, 5:7] = 0
+    frames[0, 4, 4], frames[0, 7, 7] = 200, 200
+    assert resize_frames(frames, 4, "stretch", interpolation="plain_bilinear").max() == 0

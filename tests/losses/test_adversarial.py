@@ -12,6 +12,9 @@ from vidgen.losses.adversarial import (
     class_cross_entropy,
     cross_entropy_fake,
     cross_entropy_real,
+    hinge_fake,
+    hinge_generator,
+    hinge_real,
 )
 
 
@@ -26,6 +29,20 @@ def test_cross_entropies_are_means_over_batch_and_patches() -> None:
 def test_cross_entropies_stay_finite_for_large_logits() -> None:
     logits = torch.tensor([1e4, -1e4])
     assert cross_entropy_real(logits) == cross_entropy_fake(logits) == 5e3
+
+
+def test_hinge_losses_are_means_over_batch_and_patches() -> None:
+    logits = torch.tensor([[[0.5, 1.5]], [[-0.25, -3.0]]])
+    assert hinge_real(logits) == (0.5 + 0 + 1.25 + 4) / 4
+    assert hinge_fake(logits) == (1.5 + 2.5 + 0.75 + 0) / 4
+    assert hinge_generator(logits) == (-0.5 - 1.5 + 0.25 + 3) / 4
+
+
+def test_a_discriminator_learns_nothing_beyond_the_hinge() -> None:
+    logits = torch.tensor([2.0, -2.0, 0.0], requires_grad=True)
+    for loss, gradient in ((hinge_real, [0, -1, -1]), (hinge_fake, [1, 0, 1]), (hinge_generator, [-1, -1, -1])):
+        (found,) = torch.autograd.grad(loss(logits), logits)
+        torch.testing.assert_close(found, torch.tensor(gradient) / 3)
 
 
 def test_class_cross_entropy_asks_every_position() -> None:

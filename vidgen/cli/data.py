@@ -1,4 +1,4 @@
-"""``vidgen data``: look at a data set, or pack it."""
+"""``vidgen data``: look at a data set, pack it, or encode it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,35 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from vidgen.data.dataset import VideoDataset
+    from vidgen.data.encoding import Encoder
+    from vidgen.models.base import VideoModel
 
 HELP = (
-    "Look at the data set of a config, or pack it.\n\n"
+    "Look at the data set of a config, pack it, or encode it.\n\n"
     "inspect  counts, lengths, sizes, classes, what is skipped and why; a contact sheet and an HTML page\n"
     "pack     decode and resize everything once, for training that reads instead of decoding\n"
-    "merge    join the shards that several `vidgen data pack --shard i/n` have made"
+    "encode   store what a trained autoencoder makes of all videos, for models that are trained on that\n"
+    "merge    join the shards that several runs of pack or encode with --shard i/n have made"
 )
 EXAMPLE = "vidgen data pack configs/mocogan/weizmann.yaml data.root=PATH/TO/STRIPS --out packs/weizmann --workers 8"
-LOWER = "--workers"
+LOWER = "--workers (of encode: --batch-size or --window)"
 
+_SHARD = "make only every n-th shard, from the i-th (counted from 0)"
 _EXAMPLES = {
     "inspect": "vidgen data inspect configs/mocogan/weizmann.yaml data.root=PATH/TO/STRIPS --out report",
     "pack": EXAMPLE,
+    "encode": "vidgen data encode configs/mocogan/weizmann.yaml data.root=PATH/TO/STRIPS --ckpt vqgan.ckpt --out codes",
     "merge": "vidgen data merge packs/part_0 packs/part_1 --out packs/whole",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    commands = parser.add_subparsers(dest="action", required=True, metavar="inspect|pack|merge")
+    commands = parser.add_subparsers(dest="action", required=True, metavar="inspect|pack|encode|merge")
     inspect = _add(commands, "inspect", "Look at the data set of a config.")
     _add_config(inspect)
     inspect.add_argument("--out", type=Path, metavar="DIR", help="folder of the report (data_report)")
@@ -44,13 +49,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_config(pack)
     pack.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the pack")
     pack.add_argument("--workers", type=int, default=_processors(), metavar="N", help="processes (one per processor)")
-    pack.add_argument(
-        "--shard", default="0/1", metavar="i/n", help="make only every n-th shard, from the i-th (counted from 0)"
-    )
+    pack.add_argument("--shard", default="0/1", metavar="i/n", help=_SHARD)
     pack.add_argument("--shard-mb", type=int, default=256, metavar="MB", help="megabytes of a shard, about (256)")
-    merge = _add(commands, "merge", "Join the shards that several `vidgen data pack --shard i/n` have made.")
-    merge.add_argument("parts", nargs="+", type=Path, metavar="DIR", help="folders that were given to pack as --out")
+    _add_encode(commands)
+    merge = _add(commands, "merge", "Join the shards that several runs with --shard i/n have made.")
+    merge.add_argument("parts", nargs="+", type=Path, metavar="DIR", help="folders that were given as --out")
     merge.add_argument("--out", type=Path, metavar="DIR", help="folder of the whole; the first of them by default")
+
+
+def _add_encode(commands: Any) -> None:
+    encode = _add(
+        commands,
+        "encode",
+        "Encode all videos once with a trained autoencoder. The result is read with data.name=encoded, by models that\n"
+        "are trained on tokens or latents. A command that was stopped goes on where it was when it is given again.",
+    )
+    encode.add_argument("data", metavar="DATA", help="YAML config, or a folder of videos, a pack, a zip or an .npz")
+    encode.add_argument("overrides", nargs="*", metavar="key=value", help="set a key, as data.resolution=64")
+    encode.add_argument("--stage", metavar="NAME", help="whose data, where the config has several stages (the first)")
+    encode.add_argument("--ckpt", required=True, type=Path, metavar="PATH", help="checkpoint, or an exported folder")
+    encode.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the result")
+    encode.add_argument(
+        "--clips",
+        type=int,
+        metavar="EVERY",
+        help="encode clips of the model's training length, each by itself, one from every so many frames; without it "
+        "whole videos are encoded, each frame once",
+    )
+    encode.add_argument(
+        "--window",
+        type=int,
+        metavar="FRAMES",
+        help="frames of a video encoded at once, beside those around them that matter (128); it bounds the memory and "
+        "does not change the result",
+    )
+    encode.add_argument("--batch-size", type=int, metavar="N", help="windows encoded at once (about 512 frames)")
+    encode.add_argument("--device", metavar="cpu|cuda", help="where the model runs (cuda where there is one)")
+    encode.add_argument("--raw-weights", action="store_true", help="take the raw weights, not their moving average")
+    encode.add_argument("--model", metavar="PATH", help="class of a model of your own, as package.module.Class")
+    encode.add_argument("--shard", metavar="i/n", help=f"{_SHARD}; under torchrun or srun the processes share the work")
+    encode.add_argument("--shard-mb", type=int, default=256, metavar="MB", help="megabytes of a shard, about (256)")
 
 
 def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -97,7 +135,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked and say where the result lies."""
-    return {"inspect": _inspect, "pack": _pack, "merge": _merge}[args.action](args)
+    return {"inspect": _inspect, "pack": _pack, "encode": _encode, "merge": _merge}[args.action](args)
 
 
 def _inspect(args: argparse.Namespace) -> int:
@@ -136,6 +174,108 @@ def _pack(args: argparse.Namespace) -> int:
     report = pack(dataset, settings, args.out, workers=args.workers, part=part, shard_bytes=args.shard_mb * 2**20)
     print(report)
     return 0
+
+
+def _encode(args: argparse.Namespace) -> int:
+    from vidgen.cli.trained import class_of_trained, describe_trained
+    from vidgen.data.encoding import encode
+    from vidgen.errors import UserError
+    from vidgen.sampling import process_share
+
+    part = process_share() if args.shard is None else _part(args.shard)
+    for name in ("clips", "window", "batch_size", "shard_mb"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
+    about, weights = describe_trained(args.ckpt, args.raw_weights)
+    cls = class_of_trained(about, args.model, args.ckpt)
+    model, encoder = _encoder(args, cls if args.model else None, weights)
+    dataset, settings = _videos_for(args, model, about)
+    _check_apart(args.out, settings)
+    report = encode(
+        dataset,
+        settings,
+        args.out,
+        encoder,
+        window=args.window,
+        every=args.clips,
+        batch_size=args.batch_size,
+        part=part,
+        shard_bytes=args.shard_mb * 2**20,
+    )
+    print(report)
+    return 0
+
+
+def _encoder(
+    args: argparse.Namespace, own: type[VideoModel] | None, weights: Literal["ema", "raw"]
+) -> tuple[VideoModel, Encoder]:
+    """The model of a checkpoint, and the same as data see it.
+
+    Raises:
+        UserError: it encodes nothing.
+    """
+    import torch
+
+    from vidgen.checkpoint import load
+    from vidgen.cli.device import choose_device
+    from vidgen.data.encoding import Encoder, Encoding
+    from vidgen.errors import UserError
+    from vidgen.registry import MODELS
+    from vidgen.sampling import file_fingerprint
+
+    model: Any = load(args.ckpt, ema=not args.raw_weights, device=choose_device(args.device), model=own)
+    name = MODELS.name_of(type(model))
+    encoding = getattr(model, "encoding", None)
+    if not isinstance(encoding, Encoding):
+        raise UserError(f"--ckpt {args.ckpt}: {name} does not encode videos; give the checkpoint of an autoencoder")
+
+    def encode(video: torch.Tensor) -> torch.Tensor:
+        # an algorithm that is chosen anew in every run would round otherwise when a stopped command goes on
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            codes: torch.Tensor = model.encode(video.to(model.device)).cpu()
+        return codes
+
+    frames = int(model.init_args["num_frames"])
+    return model, Encoder(encode, encoding, name, file_fingerprint(args.ckpt), weights, frames)
+
+
+def _videos_for(
+    args: argparse.Namespace, model: VideoModel, about: dict[str, Any]
+) -> tuple[VideoDataset, dict[str, Any]]:
+    """The videos that a user means, in the size that a model encodes, and how their data set is configured.
+
+    Raises:
+        UserError: there are none, or they are of another size.
+    """
+    from vidgen.config.compose import parse_override
+    from vidgen.errors import UserError
+    from vidgen.evaluation.contexts import frames_for
+    from vidgen.evaluation.opening import layout_of, merged, open_videos, unpacked
+    from vidgen.registry import DATASETS, MODELS
+
+    needed = frames_for(model, about)
+    if Path(args.data).suffix.lower() in (".yaml", ".yml"):
+        dataset, settings, _ = _dataset(argparse.Namespace(**{**vars(args), "config": Path(args.data)}))
+    else:
+        if args.stage is not None:
+            raise UserError(f"--stage: belongs to a config, and {args.data} is none")
+        overrides = [text.removeprefix("data.") for text in args.overrides]
+        given = dict(map(parse_override, overrides))
+        name = given.get("name") or layout_of(unpacked(Path(args.data).expanduser()), "data")
+        wanted = {**needed, **({} if name == "packed" else {"labels": {"by": "folder"}})}
+        dataset, native = open_videos(args.data, "data", overrides=overrides, needed=wanted)
+        if native:
+            raise UserError(f"data: give resolution=N, the size in which {MODELS.name_of(type(model))} encodes videos")
+        root = getattr(dataset, "root", args.data)
+        settings = {"root": root, "num_frames": 1, **merged(wanted, given), "name": DATASETS.name_of(type(dataset))}
+    spec = dataset.spec
+    found = {"channels": spec.channels, "resolution": spec.resolution, "width": spec.width or spec.resolution}
+    for key, value in {**needed, "width": needed.get("width") or needed.get("resolution")}.items():
+        if value is not None and found[key] != value:
+            name = MODELS.name_of(type(model))
+            raise UserError(f"data.{key}: is {found[key]}, but {name} in {args.ckpt} encodes {value}; make them equal")
+    return dataset, settings
 
 
 def _merge(args: argparse.Namespace) -> int:

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from vidgen.models.base import VideoModel
 
 HELP = (
-    "Make videos with a trained model, and a grid of the first 64. The n-th video depends on the checkpoint, the\n"
-    "seed, n and the options only: a stopped command goes on where it was when it is given again, and under\n"
-    "torchrun or srun the processes share the work. Every keyword of the model's `sample` is an option too; with\n"
-    "--ckpt, --help lists them. On two GPUs: torchrun --nproc-per-node 2 -m -- vidgen sample --ckpt …"
+    "Make videos with a trained model, and a grid of the first 64 (64 frames of each). The n-th video depends on\n"
+    "the checkpoint, the seed, n and the options only: a stopped command goes on where it was when it is given again,\n"
+    "and under torchrun or srun the processes share the work. Every keyword of the model's `sample` is an option too;\n"
+    "with --ckpt, --help lists them. On two GPUs: torchrun --nproc-per-node 2 -m -- vidgen sample --ckpt …"
 )
 EXAMPLE = "vidgen sample --ckpt runs/weizmann/checkpoints/iteration_00003000.ckpt --class 2 --format gif --out samples"
 NUM = 64  # videos, where neither --num nor --context says how many
-LOWER = "--batch-size or --num-frames"
+LOWER = "--batch-size, --chunk-frames or --num-frames"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=16,
         metavar="N",
         help="videos made at once (16); models that make theirs in groups make whole ones",
+    )
+    parser.add_argument(
+        "--chunk-frames",
+        type=int,
+        default=64,
+        metavar="N",
+        help="frames of a longer video made and written at a time (64), where the model can go on with a video: memory "
+        "does not grow with --num-frames then (but --format strip keeps all frames until the last)",
     )
     parser.add_argument("--device", metavar="cpu|cuda", help="where the model runs (cuda where there is one)")
     parser.add_argument("--raw-weights", action="store_true", help="take the raw weights, not their moving average")
@@ -111,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         num_frames=args.num_frames,
         seed=args.seed,
         batch_size=args.batch_size,
+        chunk_frames=args.chunk_frames,
         format=args.format,
         fps=args.fps,
         rounding=args.rounding,

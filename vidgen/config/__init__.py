@@ -6,7 +6,7 @@ config names.
 
 from vidgen.config.check import check, check_data
 from vidgen.config.compose import Config, compose
-from vidgen.config.run import RunConfig, bind, build_data, build_dataset, build_model, stage_dir
+from vidgen.config.run import RunConfig, bind, build_data, build_dataset, build_model, final_checkpoint, stage_dir
 from vidgen.config.save import resolve_run_dir, save_run
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "check",
     "check_data",
     "compose",
+    "final_checkpoint",
     "resolve_run_dir",
     "save_run",
     "stage_dir",

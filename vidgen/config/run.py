@@ -63,6 +63,11 @@ def stage_dir(out: Path, stage: str | None) -> Path:
     return out / stage if stage else out
 
 
+def final_checkpoint(run: RunConfig, out: Path) -> Path:
+    """Where the checkpoint lies that a stage ends with."""
+    return stage_dir(out, run.stage) / "checkpoints" / f"iteration_{run.trainer['max_steps']:08d}.ckpt"
+
+
 def bind(runs: Sequence[RunConfig], out: Path) -> list[RunConfig]:
     """Fill in what depends on the run folder: ``${checkpoint:STAGE}`` and the folders of loggers.
 
@@ -73,10 +78,7 @@ def bind(runs: Sequence[RunConfig], out: Path) -> list[RunConfig]:
     Returns:
         The same stages with every path in place.
     """
-    finals = {
-        str(run.stage): stage_dir(out, run.stage) / "checkpoints" / f"iteration_{run.trainer['max_steps']:08d}.ckpt"
-        for run in runs
-    }
+    finals = {str(run.stage): final_checkpoint(run, out) for run in runs}
     bound = []
     for run in runs:
         loggers = run.loggers and [_with_folder(entry, stage_dir(out, run.stage) / "logs") for entry in run.loggers]

@@ -130,8 +130,7 @@ class VideoDataset(ABC):
         span = f"{lengths.min()}" if lengths.min() == lengths.max() else f"{lengths.min()} to {lengths.max()}"
         lines = [f"{len(self)} videos of {span} frames ({lengths.sum()} in all)"]
         spec = self.spec
-        pixels = f"{spec.channels} x {spec.num_frames} x {spec.resolution} x {spec.width or spec.resolution}"
-        lines.append(f"clips of {pixels} (channels, frames, height, width), stride {self.stride}")
+        lines.append(self.describe_clips())
         if self.labels is not None:
             counts = np.bincount(self.labels, minlength=len(spec.class_names))
             shown = [f"{name} ({count})" for name, count in zip(spec.class_names, counts, strict=True)]
@@ -140,6 +139,12 @@ class VideoDataset(ABC):
         if spec.attribute_names:
             lines.append(f"attributes: {', '.join(spec.attribute_names)}")
         return "\n".join(lines)
+
+    def describe_clips(self) -> str:
+        """What a clip is, in a line of text."""
+        spec = self.spec
+        pixels = f"{spec.channels} x {spec.num_frames} x {spec.resolution} x {spec.width or spec.resolution}"
+        return f"clips of {pixels} (channels, frames, height, width), stride {self.stride}"
 
 
 def check_clip_settings(resolution: int, num_frames: int, stride: int) -> None:

@@ -12,7 +12,6 @@ import hashlib
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidgen.atomic import atomic_file
+from vidgen.cache import cache_dir
 from vidgen.data.decoding import Unreadable, VideoScan, scan
 from vidgen.data.tables import StringTable
 from vidgen.errors import UserError
@@ -52,21 +52,6 @@ _ENTRY = np.dtype(
         ("packets", "i1"),
     ]
 )
-
-
-def cache_dir() -> Path:
-    """Where vidgen keeps what can be made again: ``$VIDGEN_CACHE``, else ``vidgen`` in the user's cache folder.
-
-    A user without a home, as in some containers, has a folder among the temporary files.
-    """
-    chosen = os.environ.get("VIDGEN_CACHE")
-    try:
-        if chosen:
-            return Path(chosen).expanduser()
-        given = os.environ.get("XDG_CACHE_HOME")
-        return (Path(given) if given else Path.home() / ".cache") / "vidgen"
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"vidgen-{os.getuid()}"
 
 
 class VideoIndex:

@@ -20,9 +20,11 @@ from torch import Tensor
 from vidgen.atomic import atomic_file
 from vidgen.data.annotations import natural
 from vidgen.data.dataset import UnreadableVideo, VideoDataset
+from vidgen.data.encoded import Encoded
 from vidgen.data.inspection_report import Inspection, SampledClip, Tally, printable, render_page, shortened
 from vidgen.data.module import VideoDataModule
 from vidgen.data.request import ClipRequest
+from vidgen.data.spec import DataSpec
 from vidgen.data.stored import StoredVideos, counted
 from vidgen.data.transforms import Interpolation, resize_frames
 from vidgen.errors import UserError
@@ -98,12 +100,13 @@ def _read_clips(module: VideoDataModule, number: int, skipped: dict[str, str]) -
 
 def _digest(dataset: VideoDataset, video: int, sample: dict[str, Tensor], number: int, moving: bool) -> SampledClip:
     """What is kept of a clip among so many, so that memory does not grow with the size of clips."""
-    pixels = to_uint8(sample["video"])
+    clip = dataset.picture(sample) if isinstance(dataset, Encoded) else sample["video"]
+    pixels = to_uint8(clip)
     length, height, width = pixels.shape[1:]
     small = [max(1, round(side * min(1.0, PREVIEW_SIDE / max(height, width)))) for side in (height, width)]
     label = int(sample["label"]) if "label" in sample else None
     frames = [counted(int(dataset.lengths[video]), "frame")] if dataset.spec.max_length > 1 else []
-    values = sample["video"].double().flatten(1)
+    values = clip.double().flatten(1)
     sums = [values.sum(1), values.square().sum(1), torch.full((len(values),), values.shape[1]).double()]
     return SampledClip(
         name=_name(dataset, video),
@@ -114,6 +117,7 @@ def _digest(dataset: VideoDataset, video: int, sample: dict[str, Tensor], number
         frozen=length > 1 and bool((pixels == pixels[:, :1]).all()),
         label=label,
         attributes=sample["attributes"].numpy() if "attributes" in sample else None,
+        codes=np.unique(sample["tokens"].numpy()) if "tokens" in sample else None,
     )
 
 
@@ -168,6 +172,9 @@ def _summarise(module: VideoDataModule, clips: Sequence[SampledClip], skipped: d
     notices = [line for line in (stored.notices if stored else []) if not line.startswith("skipped ")]
     clip = {key: getattr(spec, key) for key in ("channels", "num_frames", "resolution")}
     clip |= {"width": spec.width or spec.resolution, "stride": dataset.stride, **extent}
+    encoded = isinstance(dataset, Encoded)
+    if encoded:
+        clip |= {"codes": dataset.describe_clips().removeprefix("clips of "), **_used(spec, clips)}
     return Inspection(
         title=dataset.describe().split("\n")[0],
         num_videos=len(dataset),
@@ -180,13 +187,21 @@ def _summarise(module: VideoDataModule, clips: Sequence[SampledClip], skipped: d
         tallies=(*tallies, *classes, *_attributes(dataset, clips)),
         balance=_balance([*classes[0].counts.values()]) if classes else None,
         sampled=tuple(clip.name for clip in clips),
-        mean=tuple((sums / numbers).tolist()),
-        std=tuple(np.sqrt(np.maximum(squares / numbers - (sums / numbers) ** 2, 0)).tolist()),
+        mean=() if encoded else tuple((sums / numbers).tolist()),
+        std=() if encoded else tuple(np.sqrt(np.maximum(squares / numbers - (sums / numbers) ** 2, 0)).tolist()),
         frozen=tuple(frozen),
         skipped=skipped,
         notices=tuple(line for line in notices if not line.endswith("`vidgen data inspect` lists them")),
         warnings=tuple(_warnings(frozen, len(clips), classes if dataset.labels is not None else [])),
     )
+
+
+def _used(spec: DataSpec, clips: Sequence[SampledClip]) -> dict[str, int]:
+    """How many codes occur in clips, where they are tokens."""
+    if spec.encoding is None or spec.encoding["num_codes"] is None:
+        return {}
+    codes = np.concatenate([clip.codes for clip in clips if clip.codes is not None])
+    return {"num_codes": spec.encoding["num_codes"], "used_codes": len(np.unique(codes))}
 
 
 def _warnings(frozen: list[str], number: int, classes: Sequence[Tally]) -> Iterable[str]:
@@ -206,7 +221,7 @@ def _probe(module: VideoDataModule, skipped: dict[str, str]) -> tuple[float | No
     sizes, spans, rates = [], np.empty(len(videos)), np.empty(len(videos))
     for index, video in enumerate(videos):
         times = _times(module, video)
-        spans[index] = max(times) - min(times) + 1
+        spans[index] = dataset.spec.num_frames if isinstance(dataset, Encoded) else max(times) - min(times) + 1
         rates[index] = (stored.video_fps(video) if stored else dataset.spec.fps) or math.nan
         try:
             size = stored.video_size(video) if stored else None

@@ -52,11 +52,12 @@ class Inspection:
         lengths: least, median and greatest number of frames.
         histogram: first length and number of videos of each bar.
         clip: size, ``stride`` and ``rule`` of clips, the median ``seconds`` that one lasts (None where unknown), and
-            the least, median and greatest ``share`` of its video that one spans.
+            the least, median and greatest ``share`` of its video that one spans; of encoded videos what their
+            ``codes`` are, and how many of ``num_codes`` occur (``used_codes``).
         tallies: stored frame sizes, frame rates, classes and attributes.
         balance: entropy of the classes as a fraction of the largest possible one; None with fewer than two classes.
         sampled: names of the videos of which clips were read.
-        mean, std: of the pixel values of each channel over these clips, in [-1, 1].
+        mean, std: of the pixel values of each channel over these clips, in [-1, 1]; empty where they hold codes.
         frozen: names of those whose frames are all identical.
         skipped: files that cannot be used, and why.
         notices: what else was left out.
@@ -90,7 +91,10 @@ class Inspection:
         facts.append(("lengths in frames", _range(self.lengths)))
         shape = f"{clip['channels']} x {clip['num_frames']} x {clip['resolution']} x {clip['width']}"
         rule = f"stride {clip['stride']}" if clip["rule"] == "contiguous" else f"rule {clip['rule']}"
-        facts.append(("clips", f"{shape} (channels, frames, height, width), {rule}"))
+        facts.append(("clips", clip.get("codes") or f"{shape} (channels, frames, height, width), {rule}"))
+        if "used_codes" in clip:
+            used = f"{clip['used_codes']:,} of {clip['num_codes']:,}"
+            facts.append(("codes", f"{used} occur ({counted(len(self.sampled), 'sampled clip')})"))
         if clip["seconds"] is not None:
             facts.append(("a clip lasts", _duration(clip["seconds"])))
         facts.append(("a clip spans", _range([round(100 * share) for share in clip["share"]], "% of its video")))
@@ -98,7 +102,8 @@ class Inspection:
             facts.append(("class balance", f"{self.balance:.2f} (1: all classes equally frequent)"))
         of = f"(values in [-1, 1], {counted(len(self.sampled), 'sampled clip')})"
         for name, values in (("mean", self.mean), ("standard deviation", self.std)):
-            facts.append((f"pixel {name}", " ".join(f"{value:.3f}" for value in values) + f" {of}"))
+            if values:
+                facts.append((f"pixel {name}", " ".join(f"{value:.3f}" for value in values) + f" {of}"))
         return facts
 
     def __str__(self) -> str:
@@ -127,6 +132,7 @@ class SampledClip:
         frozen: whether its frames are all identical.
         label: its class; None without classes.
         attributes: its attributes ``(A,)``; None without attributes.
+        codes: its different tokens; None where it has none.
     """
 
     name: str
@@ -137,6 +143,7 @@ class SampledClip:
     frozen: bool
     label: int | None
     attributes: NDArray[np.float32] | None
+    codes: NDArray[np.int64] | None = None
 
 
 def _duration(seconds: float) -> str:

@@ -60,6 +60,11 @@ class VideoDataModule(pl.LightningDataModule):
         super().__init__()
         if num_workers < 0:
             raise UserError(f"data.num_workers is {num_workers}; it must be at least 0")
+        if images_per_batch and dataset.spec.encoding is not None:
+            raise UserError(
+                f"data.images_per_batch {images_per_batch}: the data holds {dataset.spec.encoding['key']}, no frames;"
+                " leave it out"
+            )
         check_batch(dataset, batch_size, images_per_batch, clips_per_video, world_size=1)
         self.dataset = dataset
         self.batch_size = batch_size
@@ -236,8 +241,8 @@ def read_batch(dataset: VideoDataset, request: BatchRequest, skipped: Skipped | 
         skipped: gets path and reason of what could not be read.
 
     Returns:
-        ``video`` (B, C, T, H, W) and whatever else the samples hold, stacked, and ``images`` (B_i, C, H, W) where the
-        request has some. Empty where no clip is left.
+        ``video`` (B, C, T, H, W), or codes, and whatever else the samples hold, stacked, and ``images``
+        (B_i, C, H, W) where the request has some. Empty where no clip is left.
 
     Raises:
         UserError: :data:`MOST_REPLACEMENTS` videos in a row, or all there are, cannot be read.

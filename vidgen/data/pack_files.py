@@ -24,7 +24,7 @@ import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,18 @@ FEWEST_SHARDS = 16
 """Shards of a pack, where it has as many videos: small data sets too should keep several processes busy."""
 
 CHOSEN_AT_READING = frozenset(
-    ("num_frames", "stride", "clips", "min_length", "flip", "split", "cache_mb", "decoder", "verify")
+    ("num_frames", "stride", "clips", "min_length", "flip", "split", "cache_mb", "decoder", "verify", "audio")
 )
 """Arguments of data sets of files that change no packed pixel; which videos they leave is told by their names."""
 
+DECIDES_CODES = (
+    *("model", "fingerprint", "weights", "key", "dtype", "stride", "num_codes", "shape"),
+    *("frame_stride", "every", "clip_frames"),
+)
+"""Entries of :attr:`Plan.encoding` that change what is stored; others only tell of it."""
+
 Layout = dict[str, tuple[str, list[int]]]
-"""Name -> type and ``(C, H, W)`` of what there is of each frame, in order."""
+"""Name -> type and shape, ``(C, H, W)`` of pixels, of what there is of each frame, in order."""
 
 _DAMAGED = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError),  # RuntimeError: zipfile's for odd headers
@@ -72,6 +78,7 @@ class Plan:
         skipped: files that the data set could not use, and why; they are in no shard.
         label_fraction: share of the videos whose attributes the data set gave; the pack holds those of all.
         label_seed: seed of the draw of these.
+        encoding: how the videos were encoded, see :func:`vidgen.data.encoding.encode`; None for a pack of frames.
     """
 
     fingerprint: str
@@ -82,6 +89,7 @@ class Plan:
     skipped: dict[str, str]
     label_fraction: float = 1.0
     label_seed: int = 0
+    encoding: dict[str, Any] | None = None
 
     @property
     def num_shards(self) -> int:
@@ -99,15 +107,16 @@ class Shard:
 
     Args:
         size: bytes of pixels.
-        layout: name -> type and ``(C, H, W)`` of what there is of each frame, in order.
+        layout: name -> type and shape, ``(C, H, W)`` of pixels, of what there is of each frame, in order.
         names: the videos.
-        lengths: frames of each.
+        lengths: frames of each; of encoded videos the steps of their codes.
         offsets: where each begins, bytes.
         labels: class of each; empty without labels.
         attributes: ``(N, A)``.
         checksums: CRC-32 of each frame of each video, one after the other.
         skipped: videos that could not be read.
         reasons: why each could not be read.
+        captions: a JSON list for each video; empty without texts.
     """
 
     size: int
@@ -120,6 +129,7 @@ class Shard:
     checksums: NDArray[np.uint32]
     skipped: StringTable
     reasons: StringTable
+    captions: StringTable = field(default_factory=StringTable)
 
     def write(self, path: Path, **more: NDArray[Any]) -> None:
         """Write it as arrays, whole or not at all."""
@@ -157,6 +167,7 @@ class Shard:
                     checksums=stored["checksums"],
                     skipped=_strings(stored, "skipped"),
                     reasons=_strings(stored, "reasons"),
+                    captions=_strings(stored, "captions") if "captions" in stored else StringTable(),
                 )
         except _DAMAGED as error:
             raise UserError(f"{path}: gone or damaged; run its `vidgen data pack` again") from error
@@ -182,6 +193,7 @@ class Shard:
             checksums=np.concatenate([shard.checksums for shard in shards]),
             skipped=StringTable(name for shard in shards for name in shard.skipped),
             reasons=StringTable(reason for shard in shards for reason in shard.reasons),
+            captions=StringTable(caption for shard in shards for caption in shard.captions),
         )
 
 
@@ -213,6 +225,7 @@ def read_plan(out: Path) -> Plan | None:
             dict(text.get("skipped", {})),
             text.get("label_fraction", 1.0),
             text.get("label_seed", 0),
+            text.get("encoding"),
         )
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -234,21 +247,25 @@ def make_plan(dataset: VideoDataset, settings: Mapping[str, Any], shard_bytes: i
         The plan. What is chosen anew at reading, as the frames of a clip are, does not change it.
 
     Raises:
-        UserError: a file of the data set is gone.
+        UserError: a file of the data set is gone, or it has no frames, since it is encoded already.
     """
     spec = dataset.spec
+    if spec.encoding is not None:
+        raise UserError(f"data: holds videos encoded as {spec.encoding['key']}; give those that they were made from")
     sizes = dataset.lengths * (spec.channels * spec.resolution * (spec.width or spec.resolution))
-    bounds = _bounds(sizes.tolist(), shard_bytes)
-    plain = json.loads(json.dumps(dict(settings), default=_plain, sort_keys=True))
+    bounds = shard_bounds(sizes.tolist(), shard_bytes)
+    plain = plain_settings(settings)
     folder = _only_folder(dataset, (plain.get("split") or {}).get("folder"))
     described = spec.to_dict()
-    deciding = dict(described)
+    deciding = {key: value for key, value in described.items() if key not in ("text_length", "audio_size")}
     arrays: list[NDArray[Any] | None] = [dataset.lengths, dataset.labels]
     signature = b""
     share: tuple[float, int] = (1.0, 0)
     if isinstance(dataset, StoredVideos):
         plain = {key: value for key, value in plain.items() if key not in CHOSEN_AT_READING}
         deciding.pop("num_frames")
+        if dataset.texts is not None:  # ids are made at reading
+            plain["texts"] = str(dataset.texts.file)
         share = dataset.label_fraction, dataset.label_seed
         arrays += [dataset.all_attributes, dataset.names.data, dataset.names.ends]
         signature = dataset.signature()
@@ -262,7 +279,7 @@ def make_plan(dataset: VideoDataset, settings: Mapping[str, Any], shard_bytes: i
     return Plan(digest.hexdigest(), plain, described, folder, tuple(bounds), dict(dataset.skipped), *share)
 
 
-def _bounds(sizes: Sequence[int], shard_bytes: int) -> list[int]:
+def shard_bounds(sizes: Sequence[int], shard_bytes: int) -> list[int]:
     """First video of each shard, and at the end the number of videos.
 
     Args:
@@ -281,6 +298,12 @@ def _bounds(sizes: Sequence[int], shard_bytes: int) -> list[int]:
         if len(bounds) >= fewest:
             return [*bounds, len(sizes)]
         most //= 2  # a few long videos fill shards of their own and leave too few to the others
+
+
+def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a data set in plain values, as JSON holds them."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(settings), default=_plain, sort_keys=True))
+    return plain
 
 
 def _plain(value: Any) -> Any:
@@ -311,6 +334,7 @@ def agree(out: Path, plan: Plan) -> Plan:
         return plan
     if known.fingerprint == plan.fingerprint:
         return known
+    _check_same_encoding(out, known.encoding, plan.encoding)
     for key in sorted({*known.settings, *plan.settings}):
         old, new = known.settings.get(key), plan.settings.get(key)
         if old != new:
@@ -321,6 +345,25 @@ def agree(out: Path, plan: Plan) -> Plan:
         f"--out: {out} holds a pack of other videos, of files that were replaced since, or of other shards;"
         " choose another folder"
     )
+
+
+def _check_same_encoding(out: Path, known: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None) -> None:
+    if known is None and wanted is None:
+        return
+    if known is None or wanted is None:
+        what = "frames" if known is None else f"videos encoded as {known['key']}"
+        raise UserError(f"--out: {out} holds a pack of {what}; choose another folder")
+    for key in DECIDES_CODES:
+        if known.get(key) != wanted[key]:
+            old, new = (str(about.get(key))[: 12 if key == "fingerprint" else None] for about in (known, wanted))
+            raise UserError(
+                f"--out: {out} holds videos encoded with {key} {old}, now it is {new}; choose another folder"
+            )
+
+
+def command_of(encoding: Mapping[str, Any] | None) -> str:
+    """The command that makes such a pack."""
+    return "vidgen data pack" if encoding is None else "vidgen data encode"
 
 
 def drop_partials(out: Path, shards: Sequence[int] | None = None) -> None:

@@ -16,15 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidgen.data.annotations import Attributes, Column, check_label_fraction
+from vidgen.data.audio import Audio
 from vidgen.data.clips import Clips
 from vidgen.data.dataset import UnreadableVideo
 from vidgen.data.decoding import Unreadable
 from vidgen.data.listing import Annotation, Listing
-from vidgen.data.pack_files import FORMAT, INDEX, PACK, PLAN, Shard, file_digest, shard_path
+from vidgen.data.pack_files import FORMAT, INDEX, PACK, Shard, command_of, file_digest, read_plan, shard_path
 from vidgen.data.partial_labels import LabelShare
 from vidgen.data.spec import DataSpec
 from vidgen.data.splits import Split, check_split, group_of, select
 from vidgen.data.stored import Measured, StoredVideos
+from vidgen.data.tables import StringTable
+from vidgen.data.texts import Texts, check_texts
 from vidgen.data.transforms import Frames, Interpolation, ResizeRule, resize_frames
 from vidgen.errors import UserError
 from vidgen.registry import DATASETS
@@ -56,6 +59,8 @@ class Packed(StoredVideos):
         flip: mirror every second clip, drawn at random, from left to right, all its frames together.
         split: which of the videos are used, by their names in the data set that was packed.
         attributes: how many of them carry their attributes. A pack holds those of all videos.
+        texts: captions of the videos, those that were packed where no ``file`` is named; None without.
+        audio: see :class:`~vidgen.data.stored.StoredVideos`; a pack holds no sound.
         verify: compare every frame that is read with its checksum; a video that differs counts as damaged.
     """
 
@@ -77,9 +82,11 @@ class Packed(StoredVideos):
         flip: bool = False,
         split: Split = Split(),  # noqa: B008 - frozen
         attributes: LabelShare = LabelShare(),  # noqa: B008 - frozen
+        texts: Texts | None = None,
+        audio: Audio | None = None,
         verify: bool = False,
     ) -> None:
-        self.about = _read_about(Path(root))
+        self.about = self.read_about(Path(root))
         self.packed_spec = DataSpec.from_dict(self.about["spec"])
         share = _label_share(attributes, self.about, root)
         if channels is not None and channels != self.packed_spec.channels:
@@ -88,7 +95,7 @@ class Packed(StoredVideos):
         self._pack, self._shards, sizes = _read_index(Path(root), self.about["index"])
         if not verify:  # they are as many as there are frames, and every worker process has a copy
             self._pack = replace(self._pack, checksums=np.empty(0, np.uint32))
-        _check_shards(Path(root), sizes)
+        _check_shards(Path(root), sizes, command_of(self.about.get("encoding")))
         self._videos: NDArray[np.int64]
         self._first_checksums = np.concatenate([[0], np.cumsum(self._pack.lengths)])
         self._sizes = {name: _num_bytes(*kind) for name, kind in self._pack.layout.items()}
@@ -108,9 +115,25 @@ class Packed(StoredVideos):
             flip=flip,
             split=split,
             attributes=share,
+            texts=texts,
+            audio=audio,
         )
         self.spec = replace(self.spec, attribute_values=self.packed_spec.attribute_values)
         self.skipped = dict(self.about["skipped"])
+
+    def read_about(self, root: Path) -> dict[str, Any]:
+        """What the pack says about itself.
+
+        Raises:
+            UserError: there is no finished pack of frames.
+        """
+        about = read_about(root)
+        if encoding := about.get("encoding"):
+            raise UserError(
+                f"data.root {str(root)!r} holds videos encoded as {encoding['key']}, no frames; they are read as the"
+                " data set `encoded`"
+            )
+        return about
 
     def find(self) -> Sequence[str]:
         """See :meth:`StoredVideos.find`."""
@@ -121,10 +144,10 @@ class Packed(StoredVideos):
         split = annotation.split
         check_split(split)
         above = f"{split.folder}/" if split.by == "folder" else ""
-        inside = {name: name[len(above) :] for name in names if name.startswith(above)}
+        inside = {name: self.origin(name[len(above) :]) for name in names if name.startswith(above)}
         if not inside:
             raise UserError(f"data.split.folder {split.folder!r}: no video of the pack {self.root!r} lies in it")
-        chosen = set(select(list(inside.values()), split, Path(self.root)))
+        chosen = set(select(list(dict.fromkeys(inside.values())), split, Path(self.root)))
         self._videos = np.array([n for n, name in enumerate(names) if inside.get(name) in chosen], np.int64)
         spec = self.packed_spec
         values = spec.attribute_values or ((),) * len(spec.attribute_names)
@@ -138,6 +161,19 @@ class Packed(StoredVideos):
             groups = tuple(group_of(inside[name], split.pattern, split.divide) for name in kept)
         labels = self._pack.labels[self._videos] if spec.class_names else self._pack.labels
         return Listing(tuple(kept), spec.class_names, labels, tuple(columns), groups)
+
+    def origin(self, name: str) -> str:
+        """The name by which a video is chosen (``split``)."""
+        return name
+
+    def find_captions(self, texts: Texts) -> StringTable:
+        """See :meth:`StoredVideos.find_captions`; those of the pack, unless others are named."""
+        if texts.file is not None:
+            return super().find_captions(texts)
+        check_texts(texts)
+        if not len(self._pack.captions):
+            raise UserError(f"data.texts: the pack {self.root!r} has no texts; give data.texts.file")
+        return self._pack.captions.take(self._videos)
 
     def measure(self, names: Sequence[str]) -> Measured:
         """See :meth:`StoredVideos.measure`."""
@@ -158,12 +194,12 @@ class Packed(StoredVideos):
 
     def frames(self, video: int, times: Sequence[int]) -> Iterable[Frames]:
         """See :meth:`StoredVideos.frames`."""
-        return self._parts(self._rows(video, times))["video"]
+        return self._pictures(self._rows(video, times))["video"]
 
     def planes(self, video: int, times: Sequence[int], resolution: int) -> dict[str, NDArray[Any]]:
         """See :meth:`StoredVideos.planes`; everything that was packed."""
         try:
-            planes = self._parts(self._rows(video, times))
+            planes = self._pictures(self._rows(video, times))
         except Unreadable as error:
             raise UnreadableVideo(self.path(video), str(error), error.passing) from error
         width = self.width(resolution)
@@ -199,13 +235,17 @@ class Packed(StoredVideos):
                 raise Unreadable(f"frame {time} differs from its checksum")
         return rows
 
-    def _parts(self, rows: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def _pictures(self, rows: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """The things that were packed of these frames, ``(T, H, W, C)`` each."""
+        return {name: part.transpose(0, 2, 3, 1) for name, part in self._parts(rows).items()}
+
+    def _parts(self, rows: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """The things that were packed of these frames as they lie there, ``(T, C, H, W)`` of pixels."""
         parts: dict[str, NDArray[Any]] = {}
         start = 0
         for name, (dtype, shape) in self._pack.layout.items():
             end = start + self._sizes[name]
-            parts[name] = rows[:, start:end].view(dtype).reshape(-1, *shape).transpose(0, 2, 3, 1)
+            parts[name] = rows[:, start:end].view(dtype).reshape(-1, *shape)
             start = end
         return parts
 
@@ -313,8 +353,12 @@ def _unreadable(error: OSError) -> Unreadable:
     return Unreadable("the shard is gone" if gone else error.strerror or str(error), passing=True)
 
 
-def _read_about(root: Path) -> dict[str, Any]:
-    """What a pack says about itself.
+def read_about(root: Path, command: str = "vidgen data pack CONFIG") -> dict[str, Any]:
+    """What a pack, of frames or of encoded videos, says about itself.
+
+    Args:
+        root: the folder.
+        command: what would make one, for messages.
 
     Raises:
         UserError: there is no finished pack.
@@ -322,14 +366,15 @@ def _read_about(root: Path) -> dict[str, Any]:
     try:
         about = json.loads((root / PACK).read_text())
         if about["format"] != FORMAT:
-            raise UserError(f"data.root {str(root)!r}: a pack of format {about['format']}, not {FORMAT}; pack anew")
+            again = "pack" if about.get("encoding") is None else "encode"
+            raise UserError(f"data.root {str(root)!r}: a pack of format {about['format']}, not {FORMAT}; {again} anew")
         return about
     except (FileNotFoundError, NotADirectoryError):
-        unfinished = (root / PLAN).exists()
+        plan = read_plan(root)
         hint = (
-            "is not finished; run its `vidgen data pack` again, or `vidgen data merge`"
-            if unfinished
-            else ("holds no pack; make one with `vidgen data pack CONFIG --out DIR`")
+            f"is not finished; run its `{command_of(plan.encoding)}` again, or `vidgen data merge`"
+            if plan is not None
+            else f"holds no pack; make one with `{command} --out DIR`"
         )
         raise UserError(f"data.root {str(root)!r} {hint}") from None
     except OSError as error:
@@ -351,7 +396,7 @@ def _read_index(root: Path, digest: str) -> tuple[Shard, NDArray[np.int64], NDAr
         return Shard.read(root / INDEX), stored["shards"], stored["sizes"]
 
 
-def _check_shards(root: Path, sizes: NDArray[np.int64]) -> None:
+def _check_shards(root: Path, sizes: NDArray[np.int64], command: str) -> None:
     """Every shard is there and as long as it should be.
 
     Raises:
@@ -362,8 +407,8 @@ def _check_shards(root: Path, sizes: NDArray[np.int64]) -> None:
         try:
             found = os.stat(path).st_size
         except OSError:
-            raise UserError(f"{path}: gone; run the `vidgen data pack` that made the pack again") from None
+            raise UserError(f"{path}: gone; run the `{command}` that made the pack again") from None
         if found != size:
             raise UserError(
-                f"{path}: has {found} bytes and should have {size}; run the `vidgen data pack` that made the pack again"
+                f"{path}: has {found} bytes and should have {size}; run the `{command}` that made the pack again"
             )

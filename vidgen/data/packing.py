@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -36,6 +36,7 @@ from vidgen.data.pack_files import (
     Plan,
     Shard,
     agree,
+    command_of,
     drop_partials,
     file_digest,
     is_finished,
@@ -65,10 +66,11 @@ class PackReport:
     Args:
         out: the pack.
         num_videos: videos in it so far.
-        num_frames: their frames.
+        num_frames: their frames; of encoded videos the steps of their codes.
         num_bytes: their pixels.
         skipped: files that the data set could not use and videos that could not be read, and why.
         missing: shards that are still to be made.
+        encoding: see :class:`~vidgen.data.pack_files.Plan`; None for a pack of frames.
     """
 
     out: Path
@@ -77,20 +79,26 @@ class PackReport:
     num_bytes: int
     skipped: dict[str, str]
     missing: tuple[int, ...]
+    encoding: dict[str, Any] | None = None
 
     def __str__(self) -> str:
-        numbers = f"{counted(self.num_videos, 'video')}, {counted(self.num_frames, 'frame')}"
-        lines = [f"{self.out}: {numbers}, {self.num_bytes / 1e9:.2f} GB"]
+        encoding, verb = self.encoding, command_of(self.encoding).split()[-1]
+        frames = counted(self.num_frames, "frame")
+        if encoding is not None:
+            frames = f"{frames.replace('frame', 'step')} of {counted(encoding['stride'], 'frame')}"
+        lines = [f"{self.out}: {counted(self.num_videos, 'video')}, {frames}, {self.num_bytes / 1e9:.2f} GB"]
+        lines += encoding["notices"] if encoding is not None else []
         lines += [f"skipped {name}: {reason}" for name, reason in list(self.skipped.items())[:NAMED]]
         if len(self.skipped) > NAMED:
             lines.append(f"skipped {len(self.skipped) - NAMED} more; {self.out / PACK} lists them")
         if self.missing:
             lines.append(
                 f"shards still to be made: {len(self.missing)};"
-                f" the last `vidgen data pack` joins them, or `vidgen data merge {self.out}`"
+                f" the last `vidgen data {verb}` joins them, or `vidgen data merge {self.out}`"
             )
         else:
-            lines.append(f"train from it with data='{{name: packed, root: {self.out}, ...}}'")
+            name = "packed" if encoding is None else "encoded"
+            lines.append(f"train from it with data='{{name: {name}, root: {self.out}, ...}}'")
         return "\n".join(printable(line) for line in lines)
 
 
@@ -119,6 +127,41 @@ class Failures:
                 f"{self.in_a_row} videos in a row cannot be read (the last, {error.path!r}: {error.reason});"
                 " is the disk still there?"
             )
+
+
+class Source:
+    """What is written into a pack, video after video: here the frames of a data set.
+
+    Args:
+        dataset: the data set.
+    """
+
+    def __init__(self, dataset: VideoDataset) -> None:
+        self.dataset = dataset
+
+    def begin(self, items: Sequence[int]) -> None:
+        """Told the items of a shard, whose :meth:`chunks` will be asked for in this order."""
+
+    def chunks(self, item: int) -> Iterator[dict[str, NDArray[Any]]]:
+        """Everything of an item, a bounded part at a time: name -> ``(T, ...)``.
+
+        Raises:
+            UnreadableVideo: the video cannot be read.
+        """
+        return _chunks(self.dataset, item)
+
+    def video(self, item: int) -> int:
+        """The video of the data set that an item is made of."""
+        return item
+
+    def name(self, item: int, name: str) -> str:
+        """What an item is called.
+
+        Args:
+            item: its number.
+            name: of its video.
+        """
+        return name
 
 
 def pack(
@@ -167,7 +210,7 @@ def pack(
     missing = tuple(shard for shard in range(plan.num_shards) if not is_finished(out, shard))
     if missing:
         made = [Shard.read(shard_path(out, n, "npz")) for n in range(plan.num_shards) if n not in missing]
-        return _report(out, plan, made, missing)
+        return report_of(out, plan, made, missing)
     return finish(out)
 
 
@@ -178,6 +221,7 @@ def write_shard(
     shard: int,
     failures: Failures,
     advance: Callable[[], None] = lambda: None,
+    source: Source | None = None,
 ) -> None:
     """Write one shard, whole or not at all.
 
@@ -188,6 +232,7 @@ def write_shard(
         shard: number of the shard.
         failures: of this process so far.
         advance: called after each video.
+        source: what is written of it; None for its frames.
 
     Raises:
         UserError: the disk is full, writing is not possible, a video is gone for the time being, or
@@ -197,11 +242,13 @@ def write_shard(
     checksums: list[NDArray[np.uint32]] = []
     skipped: dict[int, str] = {}
     layout: Layout = {}
+    source = source or Source(dataset)
+    source.begin(plan.videos(shard))
     with atomic_file(shard_path(out, shard, "bin")) as file:
         for video in plan.videos(shard):
             start = file.tell()
             try:
-                sums = _write_video(file, dataset, video, layout)
+                sums = _write_video(file, source.chunks(video), layout)
             except UnreadableVideo as error:
                 file.seek(start)
                 file.truncate()
@@ -214,18 +261,21 @@ def write_shard(
             advance()
         size = file.tell()
     rows = np.array(packed, np.int64).reshape(-1, 3)
-    labels, attributes = _facts(dataset, rows[:, 0].tolist())
+    items = rows[:, 0].tolist()
+    videos = [source.video(item) for item in items]
+    labels, attributes = _facts(dataset, videos)
     Shard(
         size,
         layout,
-        StringTable(_name(dataset, plan, video) for video in rows[:, 0].tolist()),
+        StringTable(_name(source, plan, item) for item in items),
         rows[:, 1],
         rows[:, 2],
         labels,
         attributes,
         np.concatenate([np.empty(0, np.uint32), *checksums]),
-        StringTable(_name(dataset, plan, video) for video in skipped),
+        StringTable(_name(source, plan, item) for item in skipped),
         StringTable(skipped.values()),
+        _captions(dataset, videos),
     ).write(shard_path(out, shard, "npz"))
 
 
@@ -248,18 +298,26 @@ def _facts(dataset: VideoDataset, videos: Sequence[int]) -> tuple[NDArray[np.int
     return np.array(labels, np.int64), np.array(attributes, np.float32).reshape(len(videos), len(spec.attribute_names))
 
 
-def _name(dataset: VideoDataset, plan: Plan, video: int) -> str:
-    return dataset.names[video].removeprefix(plan.folder) if isinstance(dataset, StoredVideos) else f"{video:08d}"
+def _captions(dataset: VideoDataset, videos: Sequence[int]) -> StringTable:
+    """The captions of each video; of none where the data set has no texts."""
+    captions = dataset.captions if isinstance(dataset, StoredVideos) else None
+    return StringTable() if captions is None else StringTable(captions[video] for video in videos)
 
 
-def _write_video(file: BinaryIO, dataset: VideoDataset, video: int, layout: Layout) -> NDArray[np.uint32]:
+def _name(source: Source, plan: Plan, item: int) -> str:
+    dataset, video = source.dataset, source.video(item)
+    name = dataset.names[video].removeprefix(plan.folder) if isinstance(dataset, StoredVideos) else f"{video:08d}"
+    return source.name(item, name)
+
+
+def _write_video(file: BinaryIO, chunks: Iterable[dict[str, NDArray[Any]]], layout: Layout) -> NDArray[np.uint32]:
     """Append a video to a shard.
 
     Returns:
         The checksum of each frame.
     """
     sums = []
-    for chunk in _chunks(dataset, video):
+    for chunk in chunks:
         if not layout:
             layout.update({name: _kind(array) for name, array in chunk.items()})
         for frame in _frames(chunk, layout):
@@ -269,12 +327,13 @@ def _write_video(file: BinaryIO, dataset: VideoDataset, video: int, layout: Layo
 
 
 def _chunks(dataset: VideoDataset, video: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """All frames of a video, a bounded number at a time."""
+    """All frames of a video, ``(T, C, H, W)``, a bounded number at a time."""
     spec = dataset.spec
     length = int(dataset.lengths[video])
     step = max(1, CHUNK_BYTES // (spec.channels * spec.resolution * (spec.width or spec.resolution)))
     for start in range(0, length, step):
-        yield dataset.pack(video, range(start, min(start + step, length)))
+        chunk = dataset.pack(video, range(start, min(start + step, length)))
+        yield {name: frames.transpose(0, 3, 1, 2) for name, frames in chunk.items()}
 
 
 def _frames(chunk: Mapping[str, NDArray[Any]], layout: Layout) -> Iterator[bytes]:
@@ -284,13 +343,12 @@ def _frames(chunk: Mapping[str, NDArray[Any]], layout: Layout) -> Iterator[bytes
         if found != (dtype, shape):
             raise ValueError(f"{name} is {found}, not {(dtype, shape)} as in other videos")
     for frame in zip(*(chunk[name] for name in layout), strict=True):
-        yield b"".join(part.transpose(2, 0, 1).tobytes() for part in frame)
+        yield b"".join(part.tobytes() for part in frame)
 
 
 def _kind(array: NDArray[Any]) -> tuple[str, list[int]]:
-    """Type and ``(C, H, W)`` of frames ``(T, H, W, C)``."""
-    _, height, width, channels = array.shape
-    return array.dtype.str, [channels, height, width]
+    """Type and shape of what there is of each frame, from that of ``(T, ...)``."""
+    return array.dtype.str, list(array.shape[1:])
 
 
 _task: tuple[VideoDataset, Path, Plan, Failures]
@@ -380,7 +438,8 @@ def merge(parts: Sequence[Path], out: Path) -> PackReport:
     if missing:
         shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         raise UserError(
-            f"{len(missing)} of {plans[0].num_shards} shards are missing ({shown}); run their `vidgen data pack` first"
+            f"{len(missing)} of {plans[0].num_shards} shards are missing ({shown});"
+            f" run their `{command_of(plans[0].encoding)}` first"
         )
     return finish(out)
 
@@ -405,12 +464,13 @@ def finish(out: Path) -> PackReport:
     plan = read_plan(out)
     assert plan is not None
     shards = [Shard.read(shard_path(out, shard, "npz")) for shard in range(plan.num_shards)]
-    report = _report(out, plan, shards, ())
+    report = report_of(out, plan, shards, ())
     if not report.num_videos:
         first, reason = next(iter(report.skipped.items()))
         raise UserError(
             f"--out: {out}: none of its {counted(len(report.skipped), 'video')} could be read"
-            f" (the first, {first!r}: {reason}); remove the folder, repair them and pack anew"
+            f" (the first, {first!r}: {reason}); remove the folder, repair them and"
+            f" {'pack' if plan.encoding is None else 'encode'} anew"
         )
     _write_index(out, plan, shards, report.skipped)
     drop_partials(out)
@@ -427,7 +487,15 @@ def _write_index(out: Path, plan: Plan, shards: Sequence[Shard], skipped: Mappin
     write_json(out / PACK, about)
 
 
-def _report(out: Path, plan: Plan, shards: Sequence[Shard], missing: tuple[int, ...]) -> PackReport:
+def report_of(out: Path, plan: Plan, shards: Sequence[Shard], missing: tuple[int, ...]) -> PackReport:
+    """What a pack holds so far.
+
+    Args:
+        out: its folder.
+        plan: its plan.
+        shards: those that are there.
+        missing: numbers of the others.
+    """
     skipped = {name: reason for shard in shards for name, reason in zip(shard.skipped, shard.reasons, strict=True)}
     return PackReport(
         out,
@@ -436,4 +504,5 @@ def _report(out: Path, plan: Plan, shards: Sequence[Shard], missing: tuple[int, 
         sum(shard.size for shard in shards),
         {**plan.skipped, **skipped},
         missing,
+        plan.encoding,
     )

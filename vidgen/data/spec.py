@@ -23,8 +23,12 @@ class DataSpec:
         attribute_names: names of the columns of ``attributes``; empty without attributes.
         attribute_values: for each column what its numbers 0, 1, ... stand for; empty for a column of plain numbers.
         width: width of the clips where they are no squares, pixels.
-        digest: of the lengths and labels of all videos, in order, and of which carry attributes where only a share
-            does; the same seed draws the same clips where it is equal.
+        text_length: ids of a text (``text``); None without texts.
+        audio_size: height and width of a slice of sound (``audio``); None without sound.
+        encoding: of videos that come as codes (``tokens`` or ``latents``) in place of frames, what these are, see
+            :class:`vidgen.data.encoded.Encoded`; None for frames.
+        digest: of the lengths and labels of all videos, in order, of which carry attributes where only a share does,
+            and of their texts; the same seed draws the same clips where it is equal.
     """
 
     channels: int
@@ -38,6 +42,9 @@ class DataSpec:
     attribute_names: tuple[str, ...] = ()
     attribute_values: tuple[tuple[str, ...], ...] = ()
     width: int | None = None
+    text_length: int | None = None
+    audio_size: tuple[int, int] | None = None
+    encoding: dict[str, Any] | None = None
     digest: str = ""
 
     def to_dict(self) -> dict[str, Any]:

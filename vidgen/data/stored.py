@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from vidgen.data.annotations import Attributes, Labels
+from vidgen.data.audio import Audio, fit_spectrogram, read_spectrogram, sounds_of
 from vidgen.data.clips import Clips, check_clips, clip_frames, shortest_video
 from vidgen.data.dataset import UnreadableVideo, VideoDataset, check_clip_settings
 from vidgen.data.decoding import Unreadable
@@ -24,7 +25,8 @@ from vidgen.data.partial_labels import labelled_videos, lost_values, strata
 from vidgen.data.request import ClipRequest
 from vidgen.data.spec import DataSpec
 from vidgen.data.splits import Split
-from vidgen.data.tables import StringTable
+from vidgen.data.tables import FolderFiles, StringTable
+from vidgen.data.texts import Texts, captions_of, check_texts, choose_caption, encode_texts
 from vidgen.data.transforms import (
     Frames,
     Interpolation,
@@ -82,13 +84,16 @@ class StoredVideos(VideoDataset):
             ``clips.repeat_last`` fills them up.
         channels: 3 or 1; the first channels of an image are kept, so that alpha is dropped.
         width: width of the clips where they are no squares, pixels.
-        resize: ``crop`` scales a frame until it just covers the clip's size and cuts out the centre, ``stretch`` scales
-            each side by its own factor; antialiased.
-        interpolation: filter of the resizing.
+        resize: ``crop`` scales a frame until it just covers the clip's size and cuts out the centre, ``crop_up`` does
+            so with the other rounding of VideoGPT's and TATS' loaders, ``crop_first`` cuts the centre out before it
+            scales, ``stretch`` scales each side by its own factor.
+        interpolation: filter of the resizing, antialiased; ``plain_bilinear`` is not.
         flip: mirror every second clip, drawn at random, from left to right, all its frames together.
         split: which of the videos are used.
         labels: where the class of a video comes from.
         attributes: where attributes of a video come from.
+        texts: captions of the videos; None without.
+        audio: spectrograms of the videos' sound; None without.
     """
 
     WHAT: ClassVar[str] = "videos"
@@ -111,6 +116,8 @@ class StoredVideos(VideoDataset):
         split: Split = Split(),  # noqa: B008 - frozen
         labels: Labels = Labels(),  # noqa: B008 - frozen
         attributes: Attributes = Attributes(),  # noqa: B008 - frozen
+        texts: Texts | None = None,
+        audio: Audio | None = None,
     ) -> None:
         check_clip_settings(resolution, num_frames, stride)
         check_clips(clips, num_frames, stride)
@@ -148,6 +155,11 @@ class StoredVideos(VideoDataset):
         self.label_seed = attributes.label_seed
         self.attributes, unlabelled = self._share(listing)
         self.keep(kept)
+        self.texts = texts
+        self.captions = None if texts is None else self.find_captions(texts)
+        """For each video a JSON list of its captions; see :func:`~vidgen.data.texts.captions_of`."""
+        self.audio = audio
+        self._sounds: FolderFiles | None = None if audio is None else sounds_of(audio, self.names, Path(root))
         spec = DataSpec(
             channels=channels,
             resolution=resolution,
@@ -160,9 +172,12 @@ class StoredVideos(VideoDataset):
             attribute_names=tuple(column.name for column in listing.columns),
             attribute_values=tuple(column.values for column in listing.columns),
             width=width if width != resolution else None,
+            text_length=None if texts is None else texts.length,
+            audio_size=None if audio is None else audio.size,
         )
         labelled = listing.labels if listing.class_names else None
-        super().__init__(spec, lengths, labelled, listing.groups, stride, self.skipped, unlabelled)
+        words = b"" if self.captions is None else self.captions.data.tobytes()
+        super().__init__(spec, lengths, labelled, listing.groups, stride, self.skipped, unlabelled + words)
 
     @abstractmethod
     def find(self) -> Sequence[str]:
@@ -179,6 +194,17 @@ class StoredVideos(VideoDataset):
     @abstractmethod
     def keep(self, kept: NDArray[np.int64]) -> None:
         """Forget all but some of the videos that were measured; these are numbered anew from 0."""
+
+    def find_captions(self, texts: Texts) -> StringTable:
+        """The captions of all videos, see :func:`~vidgen.data.texts.captions_of`.
+
+        Raises:
+            UserError: there are none, or not of every video.
+        """
+        check_texts(texts)
+        if texts.file is None:
+            raise UserError("data.texts needs data.texts.file, the captions of the videos")
+        return captions_of(texts.file, self.names, Path(self.root))
 
     @abstractmethod
     def frames(self, video: int, times: Sequence[int]) -> Iterable[Frames]:
@@ -227,7 +253,29 @@ class StoredVideos(VideoDataset):
             name: to_levels(frames) if frames.dtype == np.uint8 else to_numbers(frames)
             for name, frames in planes.items()
         }
-        return {**pixels, **self.describe_clip(request)}
+        return {**pixels, **self.beside(request), **self.describe_clip(request)}
+
+    def beside(self, request: ClipRequest) -> dict[str, Tensor]:
+        """What there is beside the pixels of a clip and is read or made only with it.
+
+        Returns:
+            ``text`` int64 (L,) and ``audio`` float32 (1, T, F, W) in [-1, 1], where the data set has them.
+
+        Raises:
+            UnreadableVideo: its sound cannot be read.
+        """
+        found = {}
+        if self.texts is not None and self.captions is not None:
+            caption = choose_caption(self.captions[request.video], request.seed)
+            found["text"] = encode_texts([caption], self.texts.bpe, self.texts.length)[0]
+        if self.audio is not None and self._sounds is not None:
+            path = self._sounds.path(request.video)
+            try:
+                slices = read_spectrogram(Path(path), request.times)
+            except Unreadable as error:
+                raise UnreadableVideo(path, str(error), error.passing) from error
+            found["audio"] = fit_spectrogram(slices, self.audio.size)
+        return found
 
     def planes(self, video: int, times: Sequence[int], resolution: int) -> dict[str, NDArray[Any]]:
         """Everything that is stored of some frames, in the size of a clip.
@@ -299,7 +347,12 @@ class StoredVideos(VideoDataset):
 
     def describe(self) -> str:
         """See :meth:`VideoDataset.describe`."""
-        return "\n".join([f"{self.WHAT.split(' (')[0]} in {self.root}", super().describe(), *self.notices])
+        lines = [f"{self.WHAT.split(' (')[0]} in {self.root}", super().describe()]
+        if self.texts is not None:
+            lines.append(f"texts of {self.texts.length} ids")
+        if self.audio is not None:
+            lines.append(f"sound of {self.audio.size[0]} x {self.audio.size[1]} numbers for each frame")
+        return "\n".join([*lines, *self.notices])
 
     def _share(self, listing: Listing) -> tuple[NDArray[np.float32] | None, bytes]:
         """The attributes that clips carry, and which videos have lost theirs; no bytes where that is none."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -15,8 +17,8 @@ from torch import Tensor
 from vidgen.seeding import derive_seed
 
 Frames = NDArray[np.uint8]
-ResizeRule = Literal["crop", "stretch"]
-Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "nearest"]
+ResizeRule = Literal["crop", "crop_up", "crop_first", "stretch"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "nearest", "plain_bilinear"]
 
 
 def keep_channels(frames: Frames, channels: int) -> Frames:
@@ -45,21 +47,31 @@ def resize_frames(
     Args:
         frames: ``(T, H, W, C)``, uint8, or int32 for ``nearest``.
         resolution: height of the result, and its width where that is not given, pixels.
-        rule: ``crop`` scales the frame until it just covers the result and cuts out the centre; ``stretch`` scales
-            both sides, each by its own factor.
+        rule: ``crop`` scales the frame until it just covers the result and cuts out the centre; ``crop_up`` does the
+            same, but rounds the longer side up and the place of the cut down, as VideoGPT's and TATS' loaders do;
+            ``crop_first`` cuts the centre out of the stored frame and then scales it; ``stretch`` scales both sides,
+            each by its own factor.
         width: width of the result, pixels.
         pixel_aspect: width of a stored pixel divided by its height.
-        interpolation: filter.
+        interpolation: filter; ``plain_bilinear`` is bilinear without antialiasing, see :func:`plain_bilinear`.
 
     Returns:
         ``(T, resolution, width, C)``; the same array where nothing is to be done.
     """
     width = width or resolution
+    if rule == "crop_first":
+        frames = _centre(frames, width, resolution, pixel_aspect)
     size = scaled_size(frames.shape[2], frames.shape[1], width, resolution, rule, pixel_aspect)
     if size != (frames.shape[2], frames.shape[1]):
-        resample = Image.Resampling[interpolation.upper()]
-        frames = np.stack([_resize(frame, size, resample) for frame in frames])
-    left, top = round((size[0] - width) / 2), round((size[1] - resolution) / 2)
+        if interpolation == "plain_bilinear":
+            frames = plain_bilinear(frames, size).round().astype(frames.dtype)
+        else:
+            resample = Image.Resampling[interpolation.upper()]
+            frames = np.stack([_resize(frame, size, resample) for frame in frames])
+    if rule == "crop_up":
+        left, top = (size[0] - width) // 2, (size[1] - resolution) // 2
+    else:
+        left, top = round((size[0] - width) / 2), round((size[1] - resolution) / 2)
     return frames[:, top : top + resolution, left : left + width]
 
 
@@ -67,12 +79,41 @@ def scaled_size(
     width: int, height: int, to_width: int, to_height: int, rule: ResizeRule, pixel_aspect: Fraction
 ) -> tuple[int, int]:
     """Width and height to which a frame is scaled before its centre is cut out."""
-    if rule == "stretch":
+    if rule in ("stretch", "crop_first"):
         return to_width, to_height
     shown = width * pixel_aspect
-    if shown * to_height <= height * to_width:
-        return to_width, int(to_width * height / shown)
-    return int(to_height * shown / height), to_height
+    upright = shown * to_height <= height * to_width
+    if rule == "crop_up":  # in floats, as it is done there: a rounding error can add a row or column, which is cut off
+        scale = float(to_width / shown) if upright else to_height / height
+        return (to_width, math.ceil(height * scale)) if upright else (math.ceil(float(shown) * scale), to_height)
+    return (to_width, int(to_width * height / shown)) if upright else (int(to_height * shown / height), to_height)
+
+
+def plain_bilinear(frames: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Bilinear interpolation without antialiasing: each pixel is made from the 2 x 2 around its centre.
+
+    That is ``torch.nn.functional.interpolate(..., mode="bilinear", align_corners=False)``. Shrinking to less than half
+    leaves pixels out.
+
+    Args:
+        frames: ``(T, H, W, C)``.
+        size: width and height of the result, pixels.
+
+    Returns:
+        ``(T, height, width, C)`` of the same range, not rounded.
+    """
+    planes = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2), np.float32))
+    scaled = F.interpolate(planes, size=(size[1], size[0]), mode="bilinear", align_corners=False)
+    return scaled.permute(0, 2, 3, 1).numpy()
+
+
+def _centre(frames: NDArray[Any], to_width: int, to_height: int, pixel_aspect: Fraction) -> NDArray[Any]:
+    """The largest part around the centre that has the shape of the result."""
+    height, width = frames.shape[1:3]
+    kept_width = min(width, int(height * Fraction(to_width, to_height) / pixel_aspect))
+    kept_height = min(height, int(width * pixel_aspect * Fraction(to_height, to_width)))
+    left, top = (width - kept_width) // 2, (height - kept_height) // 2
+    return frames[:, top : top + max(kept_height, 1), left : left + max(kept_width, 1)]
 
 
 def _resize(frame: NDArray[Any], size: tuple[int, int], resample: Image.Resampling) -> NDArray[Any]:

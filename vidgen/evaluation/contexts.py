@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from vidgen.data.dataset import VideoDataset
 from vidgen.data.stored import counted
+from vidgen.data.texts import encode_texts
 from vidgen.errors import UserError
 from vidgen.evaluation.opening import open_videos
 from vidgen.evaluation.sources import Clip, ClipRule, StoredClips, Unusable, condition_batch, reads_when_told
@@ -86,6 +88,53 @@ class Contexts:
         return self.source.identity()
 
 
+class Captions(Contexts):
+    """Captions that belong to no video, in the order in which they stand in a file.
+
+    Args:
+        file: a caption in each line; empty lines are passed over.
+        model: what will sample from them.
+        length: ids of a text.
+        bpe: the merges of CLIP's encoding; None for those that are installed.
+        option: what named the file, for messages.
+
+    Raises:
+        UserError: the file cannot be read, or holds none.
+    """
+
+    def __init__(
+        self, file: Path, model: VideoModel, length: int, bpe: Path | None = None, option: str = "--context"
+    ) -> None:
+        self.model = model
+        self.option = option
+        self.length = length
+        self.bpe = bpe
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+            raise UserError(f"{option}: {file} cannot be read: {reason}") from error
+        self.captions = [line.strip() for line in lines if line.strip()]
+        if not self.captions:
+            raise UserError(f"{option}: {file} holds no caption; write one in each line")
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """See :meth:`Contexts.batch`."""
+        captions = [self.captions[number] for number in numbers]
+        return {"text": encode_texts(captions, self.bpe, self.length).to(self.model.device)}
+
+    def truth(self, number: int, num_frames: int) -> Tensor | None:
+        """See :meth:`Contexts.truth`; there is none."""
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        """See :meth:`Contexts.identity`."""
+        return {"captions": self.captions, "length": self.length}
+
+
 def frames_for(model: VideoModel, about: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a data set whose frames a model can be given.
 
@@ -100,20 +149,29 @@ def frames_for(model: VideoModel, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_contexts(
-    place: str, model: VideoModel, about: Mapping[str, Any], keywords: Mapping[str, Any] | None = None
+    place: str,
+    model: VideoModel,
+    about: Mapping[str, Any],
+    keywords: Mapping[str, Any] | None = None,
+    bpe: Path | None = None,
 ) -> Contexts:
     """The contexts that a user names on the command line.
 
     Args:
-        place: as for :func:`vidgen.evaluation.opening.open_videos`.
+        place: as for :func:`vidgen.evaluation.opening.open_videos`; for a model of texts also a ``.txt``, see
+            :class:`Captions`.
         model: what will sample from them.
         about: what its checkpoint says about itself; frames are brought to the size of its training data.
         keywords: of the model's ``sample``.
+        bpe: the merges of CLIP's encoding, for a ``.txt``.
 
     Raises:
         UserError: there is nothing of that kind, or the model samples from nothing.
     """
     keywords = dict(keywords or {})
+    if model.keys_for(keywords) == ("text",) and Path(place).suffix.lower() == ".txt":
+        length = (about.get("data_spec") or {}).get("text_length") or model.init_args["text_length"]
+        return Captions(Path(place), model, length, bpe)
     if not model.keys_for(keywords):
         remedy = "say with --observed N how many of the frames it is given"
         remedy = remedy if reads_when_told(model) else "leave it out"

@@ -19,7 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from vidgen.atomic import PARTIAL_SUFFIX, atomic_file, drop_partial
-from vidgen.data.index import cache_dir
+from vidgen.cache import cache_dir
 from vidgen.errors import UserError
 from vidgen.evaluation.sources import Unusable
 

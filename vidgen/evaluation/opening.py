@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vidgen.atomic import atomic_folder
+from vidgen.cache import cache_dir
 from vidgen.config import build_dataset, check_data, compose
 from vidgen.config.compose import Config, parse_override
 from vidgen.data.arrays import SUFFIXES as ARRAYS
@@ -18,7 +19,6 @@ from vidgen.data.dataset import VideoDataset
 from vidgen.data.decoding import Unreadable
 from vidgen.data.images import SUFFIXES as IMAGES
 from vidgen.data.images import image_size
-from vidgen.data.index import cache_dir
 from vidgen.data.pack_files import PACK
 from vidgen.data.tables import BESIDE, open_files
 from vidgen.errors import UserError

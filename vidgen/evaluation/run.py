@@ -97,7 +97,7 @@ def evaluate(
         for one in (metric, *metric.members()):
             one.process_group = control_group() if world()[1] > 1 else None
     predicted = model is not None and bool(model.keys_for(keywords or {}))
-    context = model.context_frames_for(keywords or {}) if model is not None and predicted else 0
+    context = model.given_frames_for(keywords or {}) if model is not None and predicted else 0
 
     def plan() -> list[_Part]:
         _tell_context(metrics, context, pairs)
@@ -163,7 +163,7 @@ def _tell_context(metrics: Sequence[VideoMetric], frames: int, pairs: Pairs | No
 def _given_frames(source: ClipSource) -> int:
     if not isinstance(source, GeneratedClips) or source.condition is None:
         return 0
-    return source.model.context_frames_for(source.keywords)
+    return source.model.given_frames_for(source.keywords)
 
 
 def _plan(

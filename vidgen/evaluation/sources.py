@@ -148,11 +148,16 @@ class StoredClips(ClipSource):
         native: whether frames keep the size in which they are stored, where the data set can tell it.
         name: what the user called the place.
         limit: clips at most.
+
+    Raises:
+        UserError: the data set holds codes, and no frames.
     """
 
     def __init__(
         self, dataset: VideoDataset, clips: ClipRule, *, native: bool, name: str, limit: int | None = None
     ) -> None:
+        if (encoding := dataset.spec.encoding) is not None:
+            raise UserError(f"{name}: holds {encoding['key']}, no frames; give the videos that they were made from")
         self.dataset = dataset
         self.clips = clips
         self.native = native and isinstance(dataset, StoredVideos) and not isinstance(dataset, Packed)

@@ -12,10 +12,16 @@ from vidgen.errors import UserError, did_you_mean
 CONVERTERS = {
     "mocogan": "vidgen.interop.mocogan",
     "svg": "vidgen.interop.svg",
+    "tats": "vidgen.interop.tats:read_transformer",
+    "tats_interpolation": "vidgen.interop.tats:read_interpolation",
+    "tats_vqgan": "vidgen.interop.tats:read_vqgan",
     "tgan": "vidgen.interop.tgan",
     "vgan": "vidgen.interop.vgan",
 }
-"""Model name -> module whose ``read_official(source, **options)`` returns the model with the official weights."""
+"""Model name -> module whose ``read_official(source, **options)`` returns the model with the official weights.
+
+A colon stands before the name of a function that is called something else.
+"""
 
 
 def convert(model: str, source: Path, out: Path, options: Mapping[str, Any] | None = None) -> None:
@@ -36,7 +42,8 @@ def convert(model: str, source: Path, out: Path, options: Mapping[str, Any] | No
 
     if model not in CONVERTERS:
         raise UserError(f"no converter for {model!r} (there are: {', '.join(CONVERTERS)})")
-    read_official = importlib.import_module(CONVERTERS[model]).read_official
+    module, _, function = CONVERTERS[model].partition(":")
+    read_official = getattr(importlib.import_module(module), function or "read_official")
     known = list(inspect.signature(read_official).parameters)[1:]
     for option in options or {}:
         if option not in known:

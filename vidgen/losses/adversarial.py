@@ -33,6 +33,44 @@ def cross_entropy_fake(logits: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
 
 
+def hinge_real(logits: Tensor) -> Tensor:
+    """Hinge loss of a discriminator on real data: relu(1 - logits), which is 0 from 1 on.
+
+    Lim and Ye, "Geometric GAN", 2017, arXiv:1705.02894.
+
+    Args:
+        logits: any shape; above 0 means "real".
+
+    Returns:
+        The mean, a scalar.
+    """
+    return F.relu(1 - logits).mean()
+
+
+def hinge_fake(logits: Tensor) -> Tensor:
+    """Hinge loss of a discriminator on fakes: relu(1 + logits), which is 0 up to -1.
+
+    Args:
+        logits: any shape; above 0 means "real".
+
+    Returns:
+        The mean, a scalar.
+    """
+    return F.relu(1 + logits).mean()
+
+
+def hinge_generator(logits: Tensor) -> Tensor:
+    """Loss of a generator against a discriminator with hinge loss: -logits of its fakes.
+
+    Args:
+        logits: any shape; above 0 means "real".
+
+    Returns:
+        The mean, a scalar.
+    """
+    return -logits.mean()
+
+
 def class_cross_entropy(class_logits: Tensor, label: Tensor) -> Tensor:
     """Cross-entropy of the class that an auxiliary head names, at each of its positions.
 

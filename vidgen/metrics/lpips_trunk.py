@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.image.lpips import _NoTrainLpips
 
 from vidgen.errors import UserError, did_you_mean
-from vidgen.metrics.extractors.base import Weights, frozen
-from vidgen.metrics.weights import WeightFile, give_weights
+from vidgen.metrics.extractors.base import Weights, frozen, give_weights
+from vidgen.weights import VGG16, WeightFile
 
 Net = Literal["alex", "vgg", "squeeze"]
 
@@ -30,13 +30,7 @@ FILES: dict[str, WeightFile] = {
         checksum="sha256:7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
         licence="BSD-3-Clause",
     ),
-    "vgg": WeightFile(
-        name="vgg16-397923af.pth",
-        url="https://download.pytorch.org/models/vgg16-397923af.pth",
-        size=553_433_881,
-        checksum="sha256:397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-        licence="BSD-3-Clause",
-    ),
+    "vgg": VGG16,
     "squeeze": WeightFile(
         name="squeezenet1_1-b8a52dc0.pth",
         url="https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",

@@ -102,6 +102,14 @@ class VideoModel(pl.LightningModule):
         """:attr:`context_frames` with these keywords of :meth:`sample`, where they decide it."""
         return self.context_frames
 
+    def given_frames_for(self, keywords: Mapping[str, Any]) -> int:
+        """Frames at the beginning of a sample that are merely the given ones, which paired metrics leave out.
+
+        Those that :meth:`sample` reads, see :meth:`context_frames_for`; none of an autoencoder, whose samples
+        reconstruct all that they are given.
+        """
+        return 0 if self.task == "autoencoder" else self.context_frames_for(keywords)
+
     @property
     def sampling_group(self) -> int:
         """Videos that :meth:`sample` makes together, since one depends on the others, as with batch statistics.
@@ -119,6 +127,16 @@ class VideoModel(pl.LightningModule):
     def max_frames(self) -> int | None:
         """Frames of the longest video that :meth:`sample` makes; None means that there is no longest one."""
         return None
+
+    @property
+    def lookahead_frames(self) -> int:
+        """Frames before the end of a video that its end changes: those of a longer video differ there."""
+        return 0
+
+    @property
+    def streams(self) -> bool:
+        """Whether :meth:`stream` makes videos in memory that does not grow with their length."""
+        return type(self).stream is not VideoModel.stream
 
     @property
     def stochastic(self) -> bool:
@@ -143,7 +161,11 @@ class VideoModel(pl.LightningModule):
 
     def networks(self) -> dict[str, nn.Module]:
         """The trained networks by name."""
-        return {name: child for name, child in self.named_children() if any(True for _ in child.parameters())}
+        return {
+            name: child
+            for name, child in self.named_children()
+            if any(parameter.requires_grad for parameter in child.parameters())
+        }
 
     def sample(self, num_videos: int, *, num_frames: int | None = None, seed: int = 0, first: int = 0) -> Tensor:
         """Make videos ``first .. first + num_videos - 1`` of the endless sequence that ``seed`` stands for.
@@ -170,11 +192,14 @@ class VideoModel(pl.LightningModule):
         num_frames: int | None = None,
         seed: int = 0,
         first: int = 0,
+        total_frames: int | None = None,
     ) -> tuple[Tensor, Any]:
         """Make the next frames of videos of any length, in memory that does not grow with it.
 
         What successive calls return is, concatenated, what :meth:`sample` returns. A model whose videos have a greatest
         length (:attr:`max_frames`) makes them again from their beginning and hands out the part that is asked for.
+        One whose frames depend on later ones (:attr:`lookahead_frames`) has to know where the videos end, to make their
+        last frames as :meth:`sample` does; not told, it makes the beginning of videos that never end.
 
         Args:
             batch: what the model conditions on, see :attr:`sample_keys`.
@@ -183,6 +208,7 @@ class VideoModel(pl.LightningModule):
             num_frames: frames to make now; None means the training length.
             seed: which sequence of videos.
             first: number of the first one.
+            total_frames: length of the whole videos, the same in every call; None where they have no end.
 
         Returns:
             Frames ``(N, C, num_frames, H, W)`` in ``[-1, 1]``, and the state for the next call.

@@ -764,6 +764,7 @@ class MoCoGAN(AdversarialModel):
         num_frames: int | None = None,
         seed: int = 0,
         first: int = 0,
+        total_frames: int | None = None,
         label: int | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Make the next frames of videos of any length, in memory that does not grow with it.
@@ -775,6 +776,7 @@ class MoCoGAN(AdversarialModel):
             num_frames: frames to make now; None means the training length.
             seed: which sequence of videos.
             first: number of the first one.
+            total_frames: not needed: no frame depends on where the videos end.
             label: class of all videos, an index; None draws one for each.
 
         Returns:

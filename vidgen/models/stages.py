@@ -7,6 +7,7 @@ by a description, so that one file holds the whole chain: the description builds
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ class Earlier(NamedTuple):
     Args:
         description: in plain values, for ``init_args``.
         model: its class.
-        arguments: of its constructor.
+        arguments: of its constructor, all of them.
         weights: its state dict; None where the description stands alone and a checkpoint will fill it.
     """
 
@@ -60,11 +61,17 @@ def open_stage(name: str, stage: Stage, wanted: str) -> Earlier:
         payload = read_checkpoint(where)
         about = payload["vidgen"]
         weights = {**payload["state_dict"], **payload.get("ema", {})}
-    if about["model"] != wanted:
-        raise UserError(f"model.{name}: {where} holds a {about['model']!r}, needed is a {wanted!r}")
-    description = {"model": about["model"], "model_args": plain(dict(about["model_args"]))}
-    description["weights"] = fingerprint(weights) if weights is not None else str(about.get("weights", ""))
-    return Earlier(description, known_class(about["model"], where), dict(about["model_args"]), weights)
+    if about.get("model") != wanted:
+        raise UserError(f"model.{name}: {where} holds a {about.get('model')!r}, needed is a {wanted!r}")
+    model = known_class(wanted, where)
+    try:
+        bound = inspect.signature(model.__init__).bind(None, **about["model_args"])
+    except (KeyError, TypeError):
+        raise UserError(f"model.{name}: {where} has other arguments than a {wanted!r} takes; update vidgen") from None
+    bound.apply_defaults()
+    arguments = dict(list(bound.arguments.items())[1:])
+    described = fingerprint(weights) if weights is not None else str(about.get("weights", ""))
+    return Earlier({"model": wanted, "model_args": plain(arguments), "weights": described}, model, arguments, weights)
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor] | None, prefix: str, name: str) -> None:
@@ -77,7 +84,7 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor] | None, prefix: str, 
         name: argument that names the stage, for messages.
 
     Raises:
-        UserError: an entry is missing.
+        UserError: an entry is missing, or of another shape.
     """
     if weights is not None:
         own = {key: weights.get(prefix + key) for key in network.state_dict()}
@@ -86,7 +93,10 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor] | None, prefix: str, 
                 raise UserError(
                     f"model.{name}: its checkpoint lacks {prefix + key!r}; was it written by another version?"
                 )
-        network.load_state_dict({key: value for key, value in own.items() if value is not None})
+        try:
+            network.load_state_dict(own)
+        except RuntimeError:
+            raise UserError(f"model.{name}: its checkpoint's weights are not those of its arguments") from None
     network.requires_grad_(False).eval()
 
 

@@ -689,6 +689,7 @@ class SVG(LikelihoodModel):
         num_frames: int | None = None,
         seed: int = 0,
         first: int = 0,
+        total_frames: int | None = None,
         sampling_statistics: Literal["batch", "running"] | None = None,
     ) -> tuple[Tensor, Any]:
         """The next frames, see :meth:`VideoModel.stream`; any number of them in the same memory.
@@ -700,6 +701,7 @@ class SVG(LikelihoodModel):
             num_frames: frames to make now; None means the training length.
             seed: which sequence of videos.
             first: number of the first one.
+            total_frames: not needed: no frame depends on where the videos end.
             sampling_statistics: see :meth:`sample`.
 
         Returns:

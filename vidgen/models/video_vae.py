@@ -706,6 +706,7 @@ class VideoVAE(LikelihoodModel):
         num_frames: int | None = None,
         seed: int = 0,
         first: int = 0,
+        total_frames: int | None = None,
         attributes: list[str] | None = None,
         observed: int | None = None,
         temperature: float = 1.0,
@@ -720,6 +721,7 @@ class VideoVAE(LikelihoodModel):
             num_frames: frames to make now; None means the training length.
             seed: which sequence of videos.
             first: number of the first one.
+            total_frames: not needed: no frame depends on where the videos end.
             attributes: see :meth:`sample`; frames are counted from the start of the videos.
             observed: see :meth:`sample`.
             temperature: see :meth:`sample`.

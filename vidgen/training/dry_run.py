@@ -6,15 +6,19 @@ import math
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from vidgen.config import RunConfig, build_data, build_model
+from vidgen.checkpoint import describe_model, write_checkpoint
+from vidgen.config import RunConfig, bind, build_data, build_model, final_checkpoint
+from vidgen.config.compose import CHECKPOINT
 from vidgen.layers.updated_weights import saved_tensors_watched
 from vidgen.models.base import AdversarialModel, VideoModel
+from vidgen.training.encoded import check_kind
 from vidgen.training.evaluation import PeriodicEvaluation
 from vidgen.training.lightning import quiet_lightning, take_over_manual_arguments
 from vidgen.training.settings import EMASettings
@@ -36,19 +40,38 @@ def dry_run(stages: Sequence[RunConfig]) -> str:
         UserError: what :func:`~vidgen.training.fit.fit` would raise before training.
     """
     quiet_lightning()
-    return "\n\n".join(_describe_stage(run) for run in stages)
+    described = []
+    with TemporaryDirectory(prefix="vidgen-dry-run-") as folder:
+        for number, run in enumerate(bind(stages, Path(folder))):
+            text, model = _describe_stage(run)
+            described.append(text)
+            if run.stage in _read_by(stages[number + 1 :]):
+                _stand_in(model, final_checkpoint(run, Path(folder)))
+    return "\n\n".join(described)
 
 
-def _describe_stage(run: RunConfig) -> str:
+def _read_by(stages: Sequence[RunConfig]) -> set[str]:
+    """Names of the stages whose last checkpoint models or data of these stages are made from."""
+    return {name for run in stages for name in CHECKPOINT.findall(str((run.model, run.data)))}
+
+
+def _stand_in(model: VideoModel, path: Path) -> None:
+    """Write what a stage has become in one iteration where later ones look for what it will become in all."""
+    write_checkpoint(path, {"state_dict": model.state_dict(), "vidgen": describe_model(model, model.data_spec)})
+
+
+def _describe_stage(run: RunConfig) -> tuple[str, VideoModel]:
     model = build_model(run)
     arguments = dict(run.trainer)
     batches = take_over_manual_arguments(model, arguments) if isinstance(model, AdversarialModel) else 0
     data = build_data(run, batches)
     model.check_data(data.spec)
+    check_kind(model, data.spec)
+    model.data_spec = data.spec
     data.setup("fit")
     element = next(iter(data.train_dataloader()))
     one = element[0] if isinstance(element, list) else element
-    share = min(1.0, _CLIPS / one["video"].shape[0]) if "video" in one else 1.0
+    share = min(1.0, _CLIPS / len(next(iter(one.values()))))
     activations = _measure_activations(model, _cut(element, share)) / share
     lines = [f"stage {run.stage}" if run.stage else "", f"model {run.model['name']}, task {model.task}"]
     lines += [f"  {name}: {_count(network):,} parameters" for name, network in model.networks().items()]
@@ -61,7 +84,7 @@ def _describe_stage(run: RunConfig) -> str:
         lines.append(
             f"evaluation every {run.evaluation.every} iterations: {names} of {run.evaluation.num_videos} videos"
         )
-    return "\n".join(line for line in lines if line)
+    return "\n".join(line for line in lines if line), model
 
 
 def _count(network: nn.Module) -> int:
@@ -140,7 +163,7 @@ def _memory(model: VideoModel, activations: float, ema: EMASettings | None) -> s
     weights = _bytes(model.parameters()) + _bytes(model.buffers())
     optimizers = model.trainer.optimizers
     states = sum(_bytes(v for v in s.values() if isinstance(v, Tensor)) for o in optimizers for s in o.state.values())
-    gradients = _bytes(model.parameters())
+    gradients = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
     averages = sum(_bytes(model.get_submodule(name).state_dict().values()) for name in model.ema_modules) if ema else 0
     parts = {
         "weights": weights,

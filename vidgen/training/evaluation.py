@@ -22,6 +22,7 @@ from vidgen.metrics.base import FeatureMetric, PairedMetric, VideoMetric
 from vidgen.models.base import VideoModel
 from vidgen.registry import MODELS
 from vidgen.training.ema import ModuleAverage
+from vidgen.training.encoded import real_videos
 from vidgen.training.lightning import iteration_is_over
 from vidgen.training.random_state import capture, restore
 from vidgen.training.settings import EvaluationSettings
@@ -40,7 +41,7 @@ class PeriodicEvaluation(pl.Callback):
     Args:
         folder: where the results go.
         settings: what is measured.
-        dataset: the real videos.
+        dataset: the real videos; of encoded ones those that were encoded are opened.
         average: the averaged weights; None without.
 
     Raises:
@@ -53,7 +54,7 @@ class PeriodicEvaluation(pl.Callback):
     ) -> None:
         self.folder = folder
         self.settings = settings
-        self.dataset = dataset
+        self.dataset = real_videos(dataset, "eval", ", or leave eval out and measure with `vidgen eval`")
         self.average = average
         self.metrics = build_metrics(settings.metrics)
         check_labels([member for metric in self.metrics for member in metric.members()])
@@ -80,7 +81,7 @@ class PeriodicEvaluation(pl.Callback):
                     f"eval.metrics: {metric.name} compares predictions with real videos, and"
                     f" {MODELS.name_of(type(pl_module))} predicts none; leave it out"
                 )
-            _check_context(metric, pl_module.context_frames_for({}) if predicts else 0, self.dataset)
+            _check_context(metric, pl_module.given_frames_for({}) if predicts else 0, self.dataset)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: VideoModel, *_: object) -> None:  # type: ignore[override]
         """Measure when it is time to."""

@@ -29,6 +29,7 @@ from vidgen.registry import MODELS
 from vidgen.training.checkpoints import RunCheckpoints, SafeCheckpointIO, checkpoints_in
 from vidgen.training.curves import draw_curves
 from vidgen.training.ema import ModuleAverage
+from vidgen.training.encoded import check_kind, first_codes, real_videos
 from vidgen.training.evaluation import PeriodicEvaluation
 from vidgen.training.lightning import choose_strategy, quiet_lightning, take_over_manual_arguments
 from vidgen.training.monitor import IterationProgress, RunMonitor, SampleGrids
@@ -112,6 +113,7 @@ def fit_stage(run: RunConfig, folder: Path, resume: Path | None, init_from: Path
     batches = take_over_manual_arguments(model, trainer_args) if isinstance(model, AdversarialModel) else 0
     data = build_data(run, batches)
     model.check_data(data.spec)
+    check_kind(model, data.spec)
     model.data_spec = data.spec
     resumed = check_resumable(resume, model) if resume else None
     if resumed and (change := changed_data(resumed.get("data_spec"), data.spec)):
@@ -183,7 +185,9 @@ def first_contexts(model: VideoModel, dataset: VideoDataset) -> Callable[[int], 
     Raises:
         UserError: no video is long enough, or there is one and the model makes several together.
     """
-    contexts = Contexts(dataset, model, "training data", option="data")
+    if (codes := first_codes(model, dataset)) is not None:
+        return codes
+    contexts = Contexts(real_videos(dataset), model, "training data", option="data")
     if len(contexts) < min(2, model.sampling_group):
         name = MODELS.name_of(type(model))
         raise UserError(f"data: one video is too few for grids of samples, of which {name} makes at least 2 together")
@@ -243,6 +247,9 @@ def changed_data(saved: Mapping[str, Any] | None, spec: DataSpec) -> str:
     before = DataSpec.from_dict(saved) if saved else spec
     if not before.digest or before.digest == spec.digest:
         return ""
+    encoders = [(held.encoding or {}).get("fingerprint") for held in (before, spec)]
+    if encoders[0] != encoders[1]:
+        return "codes of another encoder" if all(encoders) else "frames and codes are not the same"
     if before.num_videos != spec.num_videos:
         return f"{before.num_videos} videos, now {spec.num_videos}"
     return "videos of other lengths, classes or label_fraction"

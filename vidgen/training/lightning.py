@@ -23,6 +23,7 @@ _QUIET = (
     "isinstance\\(treespec, LeafSpec\\)",
     "MPS available but not used",
     "Checkpoint directory",
+    "module\\(s\\) in eval mode at the start of training",
 )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from vidgen.metrics.extractors.random_weights import filled_state, fingerprint
+from vidgen.weights import WeightFile, load_into, load_state, locate, matches
 
 Pass = TypeVar("Pass", bound=Callable[..., Any])
 
@@ -45,6 +49,39 @@ class Weights:
     fingerprint: str
     published: bool
     file: str = ""
+
+
+def give_weights(
+    network: nn.Module,
+    file: WeightFile,
+    weights: str | Path = "auto",
+    convert: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] = dict,
+) -> Weights:
+    """Give an extractor's network its weights: those of a file, or closed-form ones.
+
+    Args:
+        network: takes the weights; may be on the meta device.
+        file: the published one.
+        weights: ``auto`` or a path, see :func:`vidgen.weights.locate`, or ``random`` for
+            :func:`vidgen.metrics.extractors.random_weights.filled`.
+        convert: from the file's names and layout to the network's.
+
+    Returns:
+        What they are: published, if the file's checksum is the published one's.
+
+    Raises:
+        UserError: see :func:`vidgen.weights.locate`, :func:`vidgen.weights.load_state` and
+            :func:`vidgen.weights.load_into`.
+    """
+    if weights == "random":
+        shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        load_into(network, filled_state(shapes), "random weights")
+        return Weights("random", fingerprint(network.state_dict()), published=False)
+    path = locate(file, weights)
+    load_into(network, convert(load_state(path)), path)
+    published = bool(file.checksum) and (weights == "auto" or matches(path, file.checksum))
+    name = Path(file.name).stem if published else "unknown"
+    return Weights(name, fingerprint(network.state_dict()), published, path.name)
 
 
 class Extractor(nn.Module):

@@ -23,7 +23,7 @@ from vidgen.errors import UserError
 from vidgen.metrics.extractors import EXTRACTORS
 from vidgen.metrics.extractors.base import Extractor, Weights, check_videos, frozen
 from vidgen.metrics.extractors.random_weights import filled_state, fingerprint, uniform
-from vidgen.metrics.weights import WeightFile, load_into, load_state, locate
+from vidgen.weights import WeightFile, load_into, load_state, locate
 
 FRAMES, SIDE, NUM_CLASSES = 16, 112, 101
 MEAN_SHAPE = (3, FRAMES, 128, 171)

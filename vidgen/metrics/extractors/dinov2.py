@@ -26,8 +26,8 @@ from torch import Tensor
 from vidgen.data.transforms import resize_frames, to_levels
 from vidgen.errors import UserError
 from vidgen.metrics.extractors import EXTRACTORS
-from vidgen.metrics.extractors.base import Extractor, check_videos, frozen
-from vidgen.metrics.weights import WeightFile, give_weights
+from vidgen.metrics.extractors.base import Extractor, check_videos, frozen, give_weights
+from vidgen.weights import WeightFile
 
 FILE = WeightFile(
     name="dinov2_vitl14_pretrain.pth",

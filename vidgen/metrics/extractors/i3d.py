@@ -13,7 +13,7 @@ from vidgen.metrics.extractors.i3d_network import MIN_FRAMES, FastInceptionI3D, 
 from vidgen.metrics.extractors.i3d_weights import FVD_FILE, FVD_NETWORK, identify, read
 from vidgen.metrics.extractors.random_weights import filled_state, fingerprint
 from vidgen.metrics.preprocessing import PROTOCOLS, Preprocessing
-from vidgen.metrics.weights import load_into, locate
+from vidgen.weights import load_into, locate
 
 NUM_CLASSES = 400
 """Of Kinetics-400, of which the embedding has the length."""

@@ -26,7 +26,7 @@ from vidgen.errors import UserError
 from vidgen.interop import restricted_pickle
 from vidgen.interop.restricted_pickle import Record
 from vidgen.metrics.extractors.i3d_network import InceptionI3D
-from vidgen.metrics.weights import WeightFile, load_state
+from vidgen.weights import WeightFile, load_state
 
 FVD_NETWORK = "kinetics_i3d_rgb_scratch"
 """The set of weights that published Fréchet video distances are made with."""

@@ -22,9 +22,9 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 
 from vidgen.errors import UserError
 from vidgen.metrics.extractors import EXTRACTORS
-from vidgen.metrics.extractors.base import Extractor, check_videos, frozen
+from vidgen.metrics.extractors.base import Extractor, check_videos, frozen, give_weights
 from vidgen.metrics.preprocessing import resize_half_pixel
-from vidgen.metrics.weights import WeightFile, give_weights
+from vidgen.weights import WeightFile
 
 Layer = Literal["64", "192", "768", "2048"]
 

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vidgen.weights import COUNTER
+
 CHUNK = 1 << 16
 """Entries computed at a time, so that they stay in the processor's cache."""
-COUNTER = "num_batches_tracked"
-"""Last part of the names of BatchNorm's counters, which say nothing about a frozen network."""
 
 
 def uniform(name: str, count: int) -> NDArray[np.float64]:

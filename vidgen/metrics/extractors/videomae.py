@@ -23,9 +23,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vidgen.metrics.extractors import EXTRACTORS
-from vidgen.metrics.extractors.base import Extractor, check_videos, frozen
+from vidgen.metrics.extractors.base import Extractor, check_videos, frozen, give_weights
 from vidgen.metrics.preprocessing import PROTOCOLS
-from vidgen.metrics.weights import WeightFile, give_weights
+from vidgen.weights import WeightFile
 
 FILE = WeightFile(
     name="vit_g_hybrid_pt_1200e_ssv2_ft.pth",

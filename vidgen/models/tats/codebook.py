@@ -63,6 +63,9 @@ class Codebook(nn.Module):
         restart_threshold: uses, averaged.
     """
 
+    learns_in_forward = True
+    """In training mode; so a micro-batch finds what those before it have taught."""
+
     embeddings: Tensor
     counts: Tensor
     sums: Tensor
@@ -123,7 +126,7 @@ class Codebook(nn.Module):
         return Quantised(
             z + (codes - z).detach(),
             tokens,
-            COMMITMENT * F.mse_loss(z, codes.to(z.dtype)),
+            COMMITMENT * F.mse_loss(z.to(codes.dtype), codes),
             torch.exp(-(share * (share + 1e-10).log()).sum()),
             (counts > 0).to(counts.dtype).mean(),
         )

@@ -47,8 +47,8 @@ class TATSInterpolation(TokenModel):
         reads: ``video`` or ``tokens``, see :class:`~vidgen.models.tats.transformer.TATS`.
         activation_checkpointing: save memory by computing activations twice.
         learning_rate: of AdamW (paper: 4.5e-6 times the global batch size).
-        beta1: of AdamW.
-        beta2: of AdamW.
+        beta1: decay of AdamW's first moment.
+        beta2: decay of its second moment.
         weight_decay: of AdamW, on the weights of linear layers.
 
     Raises:
@@ -113,9 +113,12 @@ class TATSInterpolation(TokenModel):
         earlier = self._open("keys", stage, "tats")
         model = TATS(**earlier.arguments)
         weights = earlier.weights
-        mine, theirs = self.first.description["weights"], model.first.description["weights"]
-        if mine != theirs:
+        if self.first_weights != model.first_weights:
             raise UserError("model.keys: was trained on another first stage; train both on the same")
+        if model.condition not in ("none", "label"):
+            raise UserError(f"model.keys: its condition is {model.condition!r}; only a label can be filled between")
+        if model.clip_latents < 2:
+            raise UserError("model.keys: its clips have one key frame; needed are two or more")
         for name, own, found in (
             ("latent_stride", self.gap, model.latent_stride),
             ("dim_category", self.dim_category, model.dim_category),

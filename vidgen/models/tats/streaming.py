@@ -68,13 +68,16 @@ def advance_stream(
     if total_frames is not None and stop > total_frames:
         raise UserError(f"num_frames {num_frames}: {state.frames} frames were made, and the videos have {total_frames}")
     whole = total_frames is not None and num_frames == total_frames
-    if autoencoder.norm == "group" and not whole:
-        raise UserError("stream: the first stage's group norm needs the whole video at once; use sample")
+    if autoencoder.decoder_mixes and not whole:
+        raise UserError(
+            f"stream: the first stage's {autoencoder.decoder_mixes} needs the whole video at once; use sample"
+        )
     scale = autoencoder.downsample[0]
     before, after = autoencoder.decoder_reach
     begin, end = state.frames // scale, -(-stop // scale)
     needed = end + after if total_frames is None else min(end + after, -(-total_frames // scale))
     kept = list(state.kept)
+    state.over = True  # before anything is made: who is interrupted cannot go on from here
     while state.first + len(kept) < needed:
         kept.append(next(state.latents))
     tokens = torch.stack(kept, 1).unflatten(2, shape)
@@ -83,7 +86,6 @@ def advance_stream(
     else:
         frames = autoencoder.decode_part(tokens, begin - state.first, end - state.first)
     offset = state.frames - begin * scale
-    state.over = True
     first = max(state.first, stop // scale - before)
     after_them = Standing(state.latents, stop, kept[first - state.first :], first)
     return frames[:, :, offset : offset + num_frames], after_them

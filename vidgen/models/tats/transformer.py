@@ -80,13 +80,14 @@ class TokenModel(LikelihoodModel):
         weight_decay: float,
     ) -> None:
         super().__init__()
-        check_positive(channels=channels, resolution=size[0], num_frames=num_frames)
+        check_positive(channels=channels, resolution=size[0], width=size[1], num_frames=num_frames)
         check_one_of(reads=(reads, ("video", "tokens")))
         check_above_zero(learning_rate=learning_rate)
         check_decay(beta1=betas[0], beta2=betas[1])
         check_not_negative(weight_decay=weight_decay)
-        self.first = self._open("first_stage", first_stage, "tats_vqgan")
-        self.first_stage = self._autoencoder(self.first, "first_stage")
+        first = self._open("first_stage", first_stage, "tats_vqgan")
+        self.first_stage = self._autoencoder(first, "first_stage")
+        self.first_weights: str = first.description["weights"]
         check_equal_stage(channels, self.first_stage.channels)
         check_downsample(self.first_stage.downsample, num_frames, *size)
         self.size = size
@@ -96,6 +97,8 @@ class TokenModel(LikelihoodModel):
         self.learning_rate = learning_rate
         self.betas = betas
         self.weight_decay = weight_decay
+
+    latent_stride = 1
 
     def _open(self, name: str, stage: str | Path | dict[str, Any], wanted: str) -> Earlier:
         """An earlier stage, whose description takes the place of its path."""
@@ -168,8 +171,9 @@ class TokenModel(LikelihoodModel):
             raise UserError(f"model.reads {self.reads!r}: the data holds {found}; set it to {found.rstrip('s')!r}")
         margin = 0 if self.reads == "tokens" else 2 * self.first_stage.real_frames
         check_equal("channels", self.channels, spec.channels, "channels")
-        check_equal("resolution", self.size[0], spec.resolution, "resolution")
-        check_equal("width", self.size[1], spec.width or spec.resolution, "width")
+        if self.reads == "video":
+            check_equal("resolution", self.size[0], spec.resolution, "resolution")
+            check_equal("width", self.size[1], spec.width or spec.resolution, "width")
         check_equal(
             "num_frames",
             self.num_frames,
@@ -177,8 +181,29 @@ class TokenModel(LikelihoodModel):
             "frames less padding ones" if margin else "num_frames",
         )
         if self.reads == "tokens":
-            check_equal("first_stage", self.first_stage.n_codes, encoding.get("num_codes"), "codes numbering")
-            check_equal("first_stage", self.first_stage.downsample[0], encoding.get("stride"), "frames in a latent,")
+            self._check_tokens(encoding)
+
+    def _check_tokens(self, encoding: Mapping[str, Any]) -> None:
+        network, first = encoding.get("network"), self.first_stage
+        same = not network or network == first.encoder_fingerprint()
+        if (encoding.get("num_codes"), encoding.get("stride")) != (first.n_codes, first.downsample[0]) or not same:
+            raise UserError(
+                "model.first_stage: is not what the data was encoded by; name that, or encode the data with this one"
+            )
+        own, found = list(self.latent_shape[1:]), list(encoding.get("shape", self.latent_shape[1:]))
+        if own != found:
+            name = "width" if own[0] == found[0] else "resolution"
+            size = self.size[name == "width"]
+            raise UserError(
+                f"model.{name} {size}: a latent has {own[0]} x {own[1]} tokens then, but in the data"
+                f" {found[0]} x {found[1]}; make them equal"
+            )
+        taken = encoding.get("latent_stride", 1)
+        if taken not in (1, self.latent_stride):
+            raise UserError(
+                f"data.latent_stride {taken}: must be 1, or model.latent_stride, {self.latent_stride}, as the model"
+                " takes one of so many latents"
+            )
 
     def tokens_of(self, batch: Batch) -> Tensor:
         """Tokens int64 ``(B, t, h, w)`` of a batch."""
@@ -260,7 +285,7 @@ class TokenModel(LikelihoodModel):
     def make_all(self, start: Any, num_frames: int) -> Tensor:
         """Whole videos, decoded in parts where they are long."""
         scale = self.first_stage.downsample[0]
-        most = num_frames if self.first_stage.norm == "group" else CHUNK * scale
+        most = num_frames if self.first_stage.decoder_mixes else CHUNK * scale
         parts, state, made = [], None, 0
         while made < num_frames:
             frames, state = self.make(state, start, min(most, num_frames - made), num_frames)
@@ -334,8 +359,8 @@ class TATS(TokenModel):
         keep_probability: share of the input tokens that training keeps; others are replaced by random ones.
         activation_checkpointing: save memory by computing activations twice.
         learning_rate: of AdamW (paper: 4.5e-6 times the global batch size).
-        beta1: of AdamW.
-        beta2: of AdamW.
+        beta1: decay of AdamW's first moment.
+        beta2: decay of its second moment.
         weight_decay: of AdamW, on the weights of linear layers.
 
     Raises:
@@ -434,8 +459,8 @@ class TATS(TokenModel):
 
     @property
     def max_frames(self) -> int | None:
-        """With a table of places the length of a clip; :meth:`sample_densely` makes longer ones."""
-        return None if self.transformer.table is None else self.num_frames
+        """The length of a clip, with a table of places (:meth:`sample_densely` makes longer ones) or of one latent."""
+        return self.num_frames if self.transformer.table is not None or self.clip_latents == 1 else None
 
     def check_data(self, spec: DataSpec) -> None:
         """Check clips, the first stage and the condition.
@@ -446,6 +471,17 @@ class TATS(TokenModel):
         super().check_data(spec)
         if self.condition == "label":
             check_classes(spec, self.dim_category)
+        if self.condition == "text":
+            check_equal("text_length", self.text_length, spec.text_length or "none", "texts of length")
+        if self.condition == "audio":
+            size = list(spec.audio_size) if spec.audio_size else "none"
+            check_equal("audio_stage", list(self.audio_size[1:]), size, "sound of size")
+        full = (spec.encoding or {}).get("full_shape", self.latent_shape[1:])
+        if self.transformer.table is not None and any(
+            place < size for place, size in zip(self.transformer.table.shape[2:4], full, strict=True)
+        ):
+            table = list(self.transformer.table.shape[1:4])
+            raise UserError(f"model.position_table {table}: is smaller than a latent of the data, {list(full)} tokens")
 
     @classmethod
     def small_variants(cls) -> dict[str, dict[str, Any]]:
@@ -464,7 +500,7 @@ class TATS(TokenModel):
         audio = {**first, "channels": 1, "resolution": 8, "width": 4, "n_codes": 7}
         spectrograms = {"model": "tats_vqgan", "model_args": full_arguments(audio)}
         return {
-            "default": small,
+            "default": {**small, "reads": "tokens"},
             "label": {**small, "condition": "label", "dim_category": 3, "keep_probability": 0.8},
             "text": {
                 **small,
@@ -475,7 +511,7 @@ class TATS(TokenModel):
             },
             "audio": {**small, "condition": "audio", "audio_stage": spectrograms},
             "keys": {**small, "latent_stride": 2, "num_frames": 16, "reads": "tokens"},
-            "table": {**small, "position_table": (4, 3, 3)},
+            "table": {**small, "reads": "tokens", "position_table": (4, 3, 3)},
         }
 
     def _example(self, key: str, number: int, noise: NoiseStream, frames: int) -> Tensor:
@@ -514,7 +550,9 @@ class TATS(TokenModel):
 
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits ``(B, L, V)`` of the tokens of clips, and these ``(B, L)`` in the transformer's numbers."""
-        clips = self.tokens_of(batch)[:, :: self.latent_stride]
+        clips = self.tokens_of(batch)
+        if clips.shape[1] > self.clip_latents:  # the data may have left out the others already
+            clips = clips[:, :: self.latent_stride]
         target = clips.flatten(1) + self.condition_vocabulary
         condition = self.condition_tokens(batch, len(target))
         given = target
@@ -657,6 +695,9 @@ class TATS(TokenModel):
         """
         if self.transformer.table is None or self.condition not in ("none", "label"):
             raise UserError("tats: dense windows need model.position_table, and no condition but a label")
+        if self.latent_stride > 1:
+            raise UserError(f"tats: dense windows need all latents, not one of {self.latent_stride}")
+        self._check_window(window)
         check_downsample(self.first_stage.downsample, num_frames, height, width)
         size = self.first_stage.latent_shape(num_frames, height, width)
         trained = (self.clip_latents, *self.latent_shape[1:])
@@ -679,9 +720,8 @@ class TATS(TokenModel):
         if length < 1:
             raise UserError(f"num_frames {length}: must be at least 1")
         if self.max_frames is not None and length > self.max_frames:
-            raise UserError(
-                f"num_frames {length}: tats with a table of places makes videos of 1 to {self.max_frames} frames"
-            )
+            why = "with a table of places" if self.transformer.table is not None else "of a single latent"
+            raise UserError(f"num_frames {length}: tats {why} makes videos of 1 to {self.max_frames} frames")
         return length
 
     def _starting(
@@ -701,12 +741,16 @@ class TATS(TokenModel):
         longest = max(1, self.clip_latents - 1)
         seen = self.clip_latents if self.transformer.table is not None else longest
         if window is not None:
-            if not 1 <= window <= longest:
-                raise UserError(f"window {window}: must be between 1 and {longest}, which fit beside a new latent")
+            self._check_window(window)
             seen = window
         numbers = range(first, first + num_videos)
         condition = self._condition_of(numbers, seed, batch, label)
         return lambda: self.latents(condition, numbers, seed, choice=choice, window=seen)
+
+    def _check_window(self, window: int) -> None:
+        longest = max(1, self.clip_latents - 1)
+        if not 1 <= window <= longest:
+            raise UserError(f"window {window}: must be between 1 and {longest}, which fit beside a new latent")
 
     def _condition_of(self, numbers: range, seed: int, batch: Batch | None, label: int | None) -> Tensor:
         number = len(numbers)
@@ -722,9 +766,10 @@ class TATS(TokenModel):
             given[key] = batch[key].to(self.device)
         if self.condition == "text":
             self._check_text(given["text"])
-        if self.condition == "audio" and tuple(given["audio"].shape[2:]) != self.audio_size:
-            wanted = (number, self.audio_stage.channels, *self.audio_size) if self.audio_stage else ()
-            raise UserError(f"tats: the given audio is {tuple(given['audio'].shape)}; it must be {wanted}")
+        if self.audio_stage is not None:
+            wanted = (number, self.audio_stage.channels, *self.audio_size)
+            if given["audio"].shape != wanted:
+                raise UserError(f"tats: the given audio is {tuple(given['audio'].shape)}; it must be {wanted}")
         if self.condition == "label":
             drawn = draw_numbered(numbers, derive_seed(seed, "label"), lambda noise: torch.rand(1, generator=noise))
             classes = (drawn[:, 0] * self.dim_category).long() if label is None else torch.full((number,), label)

@@ -26,8 +26,9 @@ from torch.optim import Adam, Optimizer
 
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
+from vidgen.layers.precision import at_least_float32
 from vidgen.losses.adversarial import cross_entropy_fake, cross_entropy_real, hinge_fake, hinge_generator, hinge_real
-from vidgen.models.base import AdversarialModel, Batch, LossTerms
+from vidgen.models.base import AdversarialModel, Batch, LossTerms, evaluating
 from vidgen.models.checks import (
     check_above_zero,
     check_decay,
@@ -37,7 +38,7 @@ from vidgen.models.checks import (
     check_one_of,
     check_positive,
 )
-from vidgen.models.tats.autoencoder import Reconstruction, VideoAutoencoder
+from vidgen.models.tats.autoencoder import LAYOUT, Reconstruction, VideoAutoencoder
 from vidgen.models.tats.discriminators import PatchDiscriminator
 from vidgen.models.tats.networks import GROUPS, PADDINGS
 from vidgen.registry import MODELS
@@ -102,8 +103,8 @@ class TATSVQGAN(AdversarialModel):
         perceptual_dropout: drop features before LPIPS's heads, as the official training does.
         shared_forward: run the autoencoder once an iteration, for both updates.
         learning_rate: of both Adams (paper 9e-5 for 96 clips).
-        beta1: of Adam.
-        beta2: of Adam.
+        beta1: decay of Adam's first moment.
+        beta2: decay of its second moment.
 
     Raises:
         UserError: an argument is out of range, or two contradict each other.
@@ -149,6 +150,7 @@ class TATSVQGAN(AdversarialModel):
         check_positive(
             channels=channels,
             resolution=resolution,
+            width=resolution if width is None else width,
             num_frames=num_frames,
             n_hiddens=n_hiddens,
             embedding_dim=embedding_dim,
@@ -245,7 +247,13 @@ class TATSVQGAN(AdversarialModel):
         from vidgen.data.encoding import Encoding
 
         network = self.autoencoder
-        return Encoding(key="tokens", stride=network.downsample[0], halo=network.halo, num_codes=network.n_codes)
+        return Encoding(
+            key="tokens",
+            stride=network.downsample[0],
+            halo=None if network.encoder_mixes else network.halo,
+            num_codes=network.n_codes,
+            fingerprint=network.encoder_fingerprint(),
+        )
 
     @property
     def parameters_without_gradient(self) -> Mapping[str, str]:
@@ -289,7 +297,7 @@ class TATSVQGAN(AdversarialModel):
 
     @classmethod
     def small_variants(cls) -> dict[str, dict[str, Any]]:
-        """Both norms, all kinds of padding, both adversarial losses, restarts, one and two forward passes."""
+        """Both norms, kinds of padding, restarts, one and two forward passes."""
         small: dict[str, Any] = {
             "resolution": 16,
             "num_frames": 8,
@@ -300,6 +308,7 @@ class TATSVQGAN(AdversarialModel):
             "disc_channels": 2,
             "disc_layers": 2,
             "disc_start": 0,
+            "disc_loss": "vanilla",  # of the hinge loss the last bias has gradient 0 until a logit leaves the margin
             "perceptual_weight": 0.0,
             "learning_rate": 1e-3,
         }
@@ -314,7 +323,6 @@ class TATSVQGAN(AdversarialModel):
                 "resolution": 8,
                 "padding": "zero",
                 "padding_scope": "all",
-                "disc_loss": "vanilla",
             },
             "real_frames": {**small, **real, "channels": 1, "random_restart": True, "shared_forward": True},
         }
@@ -331,11 +339,16 @@ class TATSVQGAN(AdversarialModel):
         """Load the weights of LPIPS before training.
 
         Raises:
-            UserError: there are none.
+            UserError: there are none, or LPIPS does not take such frames.
         """
         if stage == "fit" and self.perceptual_weight and self.perceptual is None:
-            from vidgen.losses.perceptual import load_perceptual
+            from vidgen.losses.perceptual import MIN_SIDE, load_perceptual
 
+            if self.channels not in (1, 3) or min(self.size) < MIN_SIDE:
+                raise UserError(
+                    f"model.perceptual_weight {self.perceptual_weight:g}: LPIPS takes frames of 1 or 3 channels and at"
+                    f" least {MIN_SIDE} x {MIN_SIDE} pixels; set it to 0"
+                )
             self.perceptual = load_perceptual(self.perceptual_weights, self.perceptual_dropout)
 
     def iteration(self, batches: list[Batch]) -> None:
@@ -354,7 +367,7 @@ class TATSVQGAN(AdversarialModel):
         shown = self._show(batches[0], "autoencoder")
         clips = shown.clips
         terms = {
-            "reconstruction": self.l1_weight * F.l1_loss(clips.video.float(), clips.target.float()),
+            "reconstruction": self.l1_weight * F.l1_loss(at_least_float32(clips.video), at_least_float32(clips.target)),
             "commitment": clips.quantised.commitment,
         }
         if self.perceptual_weight:
@@ -407,7 +420,7 @@ class TATSVQGAN(AdversarialModel):
 
     def _show(self, batch: Batch, update: str) -> Shown:
         """Reconstruct a batch, and choose a frame of each clip."""
-        clips: Reconstruction = self.autoencoder(batch["video"] / 2, self.noise(f"{update}/codebook").shared())
+        clips: Reconstruction = self.autoencoder((batch["video"] / 2).contiguous(memory_format=LAYOUT), self.noise(f"{update}/codebook").shared())
         number, _, length = clips.target.shape[:3]
         chosen = self.noise(f"{update}/frames").integers(length, number)
         rows = torch.arange(number, device=chosen.device)
@@ -424,7 +437,9 @@ class TATSVQGAN(AdversarialModel):
             if weight:
                 with torch.no_grad():
                     real = network(target)
-                distances += [F.l1_loss(a.float(), b.float()) for a, b in zip(fake[:-1], real[:-1], strict=True)]
+                distances += [
+                    F.l1_loss(at_least_float32(a), at_least_float32(b)) for a, b in zip(fake[:-1], real[:-1], strict=True)
+                ]
         return scores, distances
 
     # Use ------------------------------------------------------------------------------------------------------------
@@ -484,7 +499,8 @@ class TATSVQGAN(AdversarialModel):
         if video.shape != (num_videos, self.channels, self.num_frames, *self.size):
             wanted = (num_videos, self.channels, self.num_frames, *self.size)
             raise UserError(f"tats_vqgan: the given clips are {tuple(batch['video'].shape)}; they must be {wanted}")
-        return self.decode(self.encode(video))[:, :, :length].contiguous()
+        with evaluating(self):
+            return self.decode(self.encode(video))[:, :, :length].contiguous()
 
 
 def check_downsample(downsample: tuple[int, int, int], num_frames: int, height: int, width: int) -> None:

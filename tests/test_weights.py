@@ -22,9 +22,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from vidgen import weights as module
 from vidgen.errors import UserError
-from vidgen.metrics import weights as module
-from vidgen.metrics.weights import WeightFile, load_into, load_state, locate, matches
+from vidgen.weights import WeightFile, load_into, load_state, locate, matches
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -312,6 +312,19 @@ def test_offline_nothing_is_asked_for(cache, server, monkeypatch):
     assert server.requests == [] and not cache.exists()
 
 
+def test_a_message_names_the_file_as_its_reader_does(tmp_path, server, monkeypatch):
+    file = published(server)
+    for break_it in (
+        lambda: setattr(server, "status", 404),
+        lambda: monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "file")),
+        lambda: monkeypatch.setenv("VIDGEN_OFFLINE", "1"),
+    ):
+        (tmp_path / "file").touch()
+        break_it()
+        with pytest.raises(UserError, match=r"name (it|the file) with data\.merges=FILE$"):
+            locate(file, option="data.merges=FILE")
+
+
 @pytest.mark.parametrize("value", ["0", "", "false", "No", "OFF"])
 def test_offline_can_be_taken_back(server, monkeypatch, value):
     monkeypatch.setenv("VIDGEN_OFFLINE", value)
@@ -377,7 +390,7 @@ def test_two_threads_make_one_download(server):
 
 def test_two_processes_make_one_download(cache, server):
     script = (
-        "import sys; from vidgen.metrics.weights import WeightFile, locate; "
+        "import sys; from vidgen.weights import WeightFile, locate; "
         f"print(locate(WeightFile('net.pth', sys.argv[1], None, 'sha256:{SHA}', '')))"
     )
     server.go_on.clear()

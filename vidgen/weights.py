@@ -18,7 +18,7 @@ import urllib.request
 import uuid
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +30,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vidgen.atomic import PARTIAL_SUFFIX
-from vidgen.data.index import cache_dir
+from vidgen.cache import cache_dir
 from vidgen.errors import UserError
-from vidgen.metrics.extractors.base import Weights
-from vidgen.metrics.extractors.random_weights import COUNTER, filled_state, fingerprint
 from vidgen.progress import Progress
 
 SECONDS_OF_SILENCE = 30.0
@@ -46,6 +44,8 @@ _NO = ("", "0", "false", "no", "off")
 _PAGES = (b"<!doctype", b"<html", b"<?xml")
 """How the page of a login or of a proxy begins, which comes where the file should, as if all were well."""
 _UNKNOWN = "no checksum is published"
+COUNTER = "num_batches_tracked"
+"""Last part of the names of BatchNorm's counters, which say nothing about a frozen network."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,17 @@ class WeightFile:
     licence: str
 
 
-def locate(file: WeightFile, weights: str | Path = "auto") -> Path:
+VGG16 = WeightFile(
+    name="vgg16-397923af.pth",
+    url="https://download.pytorch.org/models/vgg16-397923af.pth",
+    size=553_433_881,
+    checksum="sha256:397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    licence="BSD-3-Clause",
+)
+"""torchvision's VGG16, trained on ImageNet: the trunk of LPIPS as a metric and as a loss."""
+
+
+def locate(file: WeightFile, weights: str | Path = "auto", *, option: str = "--weights FILE") -> Path:
     """Find a weight file, and download it where it is not there yet.
 
     Of several processes that want the same file at once, one downloads it while the others wait. What arrived before
@@ -78,7 +88,8 @@ def locate(file: WeightFile, weights: str | Path = "auto") -> Path:
     Args:
         file: which one.
         weights: path of a file that the user has, taken as it is, or ``auto``: ``weights/NAME`` in the cache
-            (``$VIDGEN_CACHE``, see :func:`vidgen.data.index.cache_dir`).
+            (``$VIDGEN_CACHE``, see :func:`vidgen.cache.cache_dir`).
+        option: how the user names a file, for messages.
 
     Returns:
         The file.
@@ -94,8 +105,10 @@ def locate(file: WeightFile, weights: str | Path = "auto") -> Path:
     target = cache_dir() / "weights" / file.name
     if not target.is_file():
         if os.environ.get("VIDGEN_OFFLINE", "").strip().lower() not in _NO:
-            raise UserError(f"{file.name}: not in the cache, and VIDGEN_OFFLINE is set; {_remedy(file, target)}")
-        _download_once(file, target)
+            raise UserError(
+                f"{file.name}: not in the cache, and VIDGEN_OFFLINE is set; {_remedy(file, target, option)}"
+            )
+        _download_once(file, target, option)
         return target
     _readable(target)
     size = target.stat().st_size
@@ -161,62 +174,48 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], path: str | Path)
     Raises:
         UserError: a weight is missing, unknown, of another shape, not floating, not finite, or a negative variance.
     """
-    wanted = network.state_dict()
+    network.load_state_dict(fitted(state, network.state_dict(), type(network).__name__, path), assign=True)
+
+
+def fitted(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], network: str, path: str | Path
+) -> dict[str, Tensor]:
+    """The weights of a file that a network wants, floating ones as float32.
+
+    Args:
+        state: name to tensor, see :func:`load_into`.
+        wanted: name to a tensor of the right shape and kind, which may be on the meta device.
+        network: its name, for messages.
+        path: of the file, for messages.
+
+    Returns:
+        What is wanted, in that order; it may share memory with ``state``.
+
+    Raises:
+        UserError: see :func:`load_into`.
+    """
     given = {key: value for key, value in state.items() if key in wanted or not _is_counter(key)}
     for key, value in wanted.items():
         if key not in given:
             if not _is_counter(key):
-                raise UserError(f"{path}: does not fit {type(network).__name__} (lacks {key!r})")
+                raise UserError(f"{path}: does not fit {network} (lacks {key!r})")
             given[key] = torch.zeros_like(value, device="cpu")
         elif given[key].shape != value.shape:
             shapes = f"{tuple(given[key].shape)} instead of {tuple(value.shape)}"
-            raise UserError(f"{path}: does not fit {type(network).__name__} ({key!r} is {shapes})")
+            raise UserError(f"{path}: does not fit {network} ({key!r} is {shapes})")
         elif value.is_floating_point() and not given[key].is_floating_point():
             raise UserError(f"{path}: {key!r} is {given[key].dtype}, not of floating numbers")
         elif not given[key].isfinite().all():
             raise UserError(f"{path}: {key!r} holds NaN or infinity; is the file damaged?")
     extra = next((key for key in given if key not in wanted), None)
     if extra is not None:
-        raise UserError(f"{path}: does not fit {type(network).__name__} (has an unknown {extra!r})")
+        raise UserError(f"{path}: does not fit {network} (has an unknown {extra!r})")
     negative = next((key for key in wanted if key.endswith("running_var") and bool((given[key] < 0).any())), None)
     if negative is not None:
         raise UserError(f"{path}: {negative!r} holds negative variances; is the file damaged?")
     # Not the network's own precision, which is that of torch.set_default_dtype.
     precision = {key: torch.float32 if value.is_floating_point() else value.dtype for key, value in wanted.items()}
-    single = {key: given[key].to(dtype).contiguous() for key, dtype in precision.items()}
-    network.load_state_dict(single, assign=True)
-
-
-def give_weights(
-    network: nn.Module,
-    file: WeightFile,
-    weights: str | Path = "auto",
-    convert: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] = dict,
-) -> Weights:
-    """Give an extractor's network its weights: those of a file, or closed-form ones.
-
-    Args:
-        network: takes the weights; may be on the meta device.
-        file: the published one.
-        weights: ``auto`` or a path, see :func:`locate`, or ``random`` for
-            :func:`vidgen.metrics.extractors.random_weights.filled`.
-        convert: from the file's names and layout to the network's.
-
-    Returns:
-        What they are: published, if the file's checksum is the published one's.
-
-    Raises:
-        UserError: see :func:`locate`, :func:`load_state` and :func:`load_into`.
-    """
-    if weights == "random":
-        shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-        load_into(network, filled_state(shapes), "random weights")
-        return Weights("random", fingerprint(network.state_dict()), published=False)
-    path = locate(file, weights)
-    load_into(network, convert(load_state(path)), path)
-    published = bool(file.checksum) and (weights == "auto" or matches(path, file.checksum))
-    name = Path(file.name).stem if published else "unknown"
-    return Weights(name, fingerprint(network.state_dict()), published, path.name)
+    return {key: given[key].to(dtype).contiguous() for key, dtype in precision.items()}
 
 
 def _is_counter(key: str) -> bool:
@@ -233,9 +232,9 @@ def _readable(path: Path) -> Path:
     return path
 
 
-def _remedy(file: WeightFile, target: Path) -> str:
+def _remedy(file: WeightFile, target: Path, option: str) -> str:
     checksum = file.checksum or _UNKNOWN
-    return f"get {file.url} ({checksum}) and put it at {target}, or name it with --weights FILE"
+    return f"get {file.url} ({checksum}) and put it at {target}, or name it with {option}"
 
 
 def _found(path: Path, file: WeightFile) -> str:
@@ -261,17 +260,17 @@ def _digest(path: Path, kind: str) -> str:
 # Downloading
 
 
-def _download_once(file: WeightFile, target: Path) -> None:
+def _download_once(file: WeightFile, target: Path, option: str) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _turn(target) as partial:
             if not target.is_file():  # another process may have brought it meanwhile
-                _download(file, target, partial)
+                _download(file, target, partial, option)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
             f"{target}: cannot be written ({reason}); set VIDGEN_CACHE to another folder, or name the file with "
-            "--weights FILE"
+            f"{option}"
         ) from error
 
 
@@ -303,13 +302,15 @@ def _locked(file: BinaryIO) -> bool:
     return True
 
 
-def _download(file: WeightFile, target: Path, partial: Path) -> None:
+def _download(file: WeightFile, target: Path, partial: Path, option: str) -> None:
     with open(partial, "ab") as sink:
         try:
             with ExitStack() as stack:
                 _Download(file, sink, stack).run()
         except _Refused as refusal:
-            raise UserError(f"{file.name}: cannot be downloaded ({refusal}); {_remedy(file, target)}") from refusal
+            raise UserError(
+                f"{file.name}: cannot be downloaded ({refusal}); {_remedy(file, target, option)}"
+            ) from refusal
         sink.flush()
         os.fsync(sink.fileno())
     if not matches(partial, file.checksum):
@@ -317,7 +318,7 @@ def _download(file: WeightFile, target: Path, partial: Path) -> None:
         partial.unlink()
         raise UserError(
             f"{file.name}: {file.url} gave another file, which was dropped ({found} instead of {file.checksum}); "
-            f"{_remedy(file, target)}"
+            f"{_remedy(file, target, option)}"
         )
     os.replace(partial, target)
 
