@@ -160,6 +160,8 @@ def test_it_goes_to_the_processes_of_a_loader(small):
         ("  A  Dog\truns\n\nfast ", "a dog runs fast"),
         ("it&#39;s &amp; &amp;amp; more &lt;b&gt;", "it's & & more <b>"),
         ("<b>&amp;amp;</b>", "<b>&</b>"),
+        ("it&rsquo;s", "it's"),
+        ("<b>it&rsquo;s</b>", "<b>it’s</b>"),  # ftfy leaves the entities of what looks like HTML alone
         ("“Don’t” ‘stop’", "\"don't\" 'stop'"),
         ("ﬁne ﬂow Ǆ ŉ", "fine flow dž 'n"),
         ("ＦＵＬＬ　ｗｉｄｔｈ １２", "full width 12"),
@@ -252,6 +254,12 @@ def test_a_malformed_file_is_refused(tmp_path, line, text, expected):
     assert str(caught.value) == f"{tmp_path / 'f'}: is not CLIP's file of merges ({expected}); {WHERE}"
 
 
+def test_a_file_that_lacks_one_merge_is_refused(tmp_path):
+    (tmp_path / "f").write_text("\n".join(lines_of(SMALL)[:-1]), encoding="utf-8")
+    with pytest.raises(UserError, match=f"it holds {NUMBER - 1} merges of {NUMBER}"):
+        ClipTokenizer(tmp_path / "f")
+
+
 def test_a_file_with_merges_of_another_kind_is_refused(tmp_path):
     write_merges(tmp_path / "f", {0: "i n"})  # GPT-2's file, say
     with pytest.raises(UserError, match=re.escape("(none of its merges ends a word with </w>)")):
@@ -309,7 +317,7 @@ def test_an_installed_package_may_have_it(offline, package, file):
     folder = offline / "packages" / package
     folder.mkdir()
     (folder / "__init__.py").write_text("raise AssertionError('imported')")
-    with pytest.raises(UserError):  # a package without the file is none
+    with pytest.raises(UserError, match="not in the cache"):  # a package may be without the file
         ClipTokenizer()
     (folder / FILE.name).write_bytes(gzip.compress(file.read_bytes()))
     assert find_merges() == folder / FILE.name

@@ -1,10 +1,12 @@
-"""Measure how fast a model trains, alone or beside its original, clips are read, videos measured and weights clipped.
+"""Measure how fast models train, alone or beside their originals, clips are read, videos measured, weights clipped and
+tokens sampled.
 
     python tools/benchmark.py train --model mocogan
     python tools/benchmark.py train --model mocogan --set dim_category=6 --threads 1 --reference ~/mocogan
     python tools/benchmark.py data --threads 1
     python tools/benchmark.py eval --threads 2 --reference ~/pytorch-i3d
     python tools/benchmark.py svc --threads 2
+    python tools/benchmark.py tokens --threads 1 --reference ~/TATS
 
 The model trains in Lightning's own loop, at its paper's sizes unless ``--set`` says otherwise. Printed are iterations
 per second (from the median time of an iteration, after a warm-up), the peak memory, and which share of an iteration
@@ -33,6 +35,7 @@ import clipping
 import evaluating
 import pytorch_lightning as pl
 import reading
+import tokens
 import torch
 import yaml
 from pairing import Comparison, Reference, Turns, describe_pairs
@@ -396,6 +399,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_data_command(commands)
     add_eval_command(commands)
     add_svc_command(commands)
+    add_tokens_command(commands)
     return parser.parse_args(arguments)
 
 
@@ -514,11 +518,52 @@ def run_svc(arguments: argparse.Namespace) -> None:
         print(lines, flush=True)
 
 
+def add_tokens_command(commands: Any) -> None:
+    """Declare ``benchmark.py tokens``."""
+    command = commands.add_parser(
+        "tokens",
+        help="speed of sampling tokens",
+        description="Time a transformer of TATS sampling tokens with its cache beside both loops of the official code.",
+        epilog="example: python tools/benchmark.py tokens --threads 1 --reference ~/TATS",
+    )
+    command.add_argument("--reference", type=Path, required=True, metavar="PATH", help="checkout of songweige/TATS")
+    sizes = (
+        ("--layers", 8, "of the transformer"),
+        ("--heads", 8, "of each layer"),
+        ("--width", 256, "size of a token in the transformer"),
+        ("--vocabulary", 4096, "tokens there are"),
+        ("--tokens", 512, "tokens to sample"),
+        ("--batch", 1, "sequences at once"),
+        ("--turns", 20, "pairs with the official loop that has a cache"),
+        ("--uncached-turns", 20, "pairs with the one that has none"),
+    )
+    for name, default, meaning in sizes:
+        command.add_argument(name, type=int, default=default, metavar="N", help=f"{meaning} (default: {default})")
+    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: as torch chooses)")
+
+
+def run_tokens(arguments: argparse.Namespace) -> None:
+    """``benchmark.py tokens``: measure, and print what was found as it is found.
+
+    Raises:
+        UserError: there is no checkout of the original, or it samples other tokens.
+    """
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f}")
+    names = ("layers", "heads", "width", "vocabulary", "tokens", "batch")
+    sizes = {name: getattr(arguments, name) for name in names}
+    for lines in tokens.run(arguments.reference, arguments.turns, arguments.uncached_turns, **sizes):
+        print(lines, flush=True)
+    print(f"load average at the end: {os.getloadavg()[0]:.1f}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; what the user can put right is one line, status 2."""
     options = parse(arguments)
     try:
-        {"train": run_train, "data": run_data, "eval": run_eval, "svc": run_svc}[options.command](options)
+        runs = {"train": run_train, "data": run_data, "eval": run_eval, "svc": run_svc, "tokens": run_tokens}
+        runs[options.command](options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -202,7 +202,7 @@ def test_attributes_and_the_share_of_them_survive(tmp_path):
 
 
 def test_captions_survive_or_are_given_when_it_is_read(tmp_path):
-    rows = [f"{name.removesuffix('.png')},about {name}" for name in LENGTHS]
+    rows = [f"{name},about {name}" for name in LENGTHS]
     (tmp_path / "texts.csv").write_text("\n".join(["path,text", *rows]))
     texts = Texts(tmp_path / "texts.csv")
     root = encoded(tmp_path, every=4, texts=texts)

@@ -491,8 +491,10 @@ def test_the_fingerprint_is_that_of_the_converted_first_stage(tmp_path: Path) ->
     assert refusal("tats", source) == f"holds no first_stage_model; {hint}"
     given = converted("tats", source, first_stage=str(tmp_path / "vqgan.ours"))
     inside = converted("tats", transformer_file(tmp_path))
-    prints = [model.init_args["first_stage"]["weights"] for model in (given, inside)]
-    assert prints[0] and prints[0] == prints[1]
+    beside = converted("tats", transformer_file(tmp_path), first_stage=str(tmp_path / "vqgan.ours"))
+    stages = [model.init_args["first_stage"] for model in (given, inside, beside)]
+    assert stages[0]["weights"] and len({stage["weights"] for stage in stages}) == 1
+    assert [stage["model_args"]["padding"] for stage in stages] == ["zero", "replicate", "zero"]
     assert_autoencoder(given.state_dict(), vqgan_state(), "first_stage.")
 
 

@@ -29,7 +29,7 @@ KEYS = {**SIZES, "num_frames": 16, "latent_stride": 2}
 GAP = {**SIZES, "num_frames": 6, "gap": 2}
 
 
-def save(model: VideoModel, path: Path, **change: Any) -> Path:
+def save(model: VideoModel, path: Path, /, **change: Any) -> Path:
     """Write a checkpoint; ``change`` replaces parts of its description."""
     about = {key: value for key, value in {**describe_model(model), **change}.items() if value is not ...}
     write_checkpoint(path, {"vidgen": about, "state_dict": model.state_dict()})
@@ -165,7 +165,9 @@ def test_fingerprint_is_of_names_types_shapes_and_numbers() -> None:
         )
     ]
     assert len(set(found)) == 6 and found[0] == fingerprint(dict(reversed(state.items())))
-    assert fingerprint({"a": torch.zeros(4, 6)[::2, ::2].bfloat16()}) == fingerprint({"a": torch.zeros(2, 3).bfloat16()})
+    assert fingerprint({"a": torch.zeros(4, 6)[::2, ::2].bfloat16()}) == fingerprint(
+        {"a": torch.zeros(2, 3).bfloat16()}
+    )
 
 
 # Refusals ------------------------------------------------------------------------------------------------------------
@@ -185,7 +187,7 @@ def test_files_that_are_no_first_stage(path: Path, tmp_path: Path, capsys: pytes
     assert told("none.ckpt") == "none.ckpt: no such checkpoint"
     (tmp_path / "text.ckpt").write_text("hello")
     assert told("text.ckpt") == "text.ckpt: unreadable checkpoint (damaged, cut short or of another kind)"
-    (tmp_path / "hostile.ckpt").write_bytes(pickle.dumps({"state_dict": Hostile()}))
+    (tmp_path / "hostile.ckpt").write_bytes(pickle.dumps({"state_dict": Hostile()}, 2))
     assert told("hostile.ckpt").startswith("hostile.ckpt: not a vidgen checkpoint (it holds more than tensors")
     (tmp_path / "cut.ckpt").write_bytes(path.read_bytes()[:-500])
     assert told("cut.ckpt") == "cut.ckpt: unreadable checkpoint (damaged, cut short or of another kind)"

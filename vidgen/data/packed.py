@@ -147,7 +147,7 @@ class Packed(StoredVideos):
         inside = {name: self.origin(name[len(above) :]) for name in names if name.startswith(above)}
         if not inside:
             raise UserError(f"data.split.folder {split.folder!r}: no video of the pack {self.root!r} lies in it")
-        chosen = set(select(list(dict.fromkeys(inside.values())), split, Path(self.root)))
+        chosen = set(select(list(inside.values()), split, Path(self.root)))
         self._videos = np.array([n for n, name in enumerate(names) if inside.get(name) in chosen], np.int64)
         spec = self.packed_spec
         values = spec.attribute_values or ((),) * len(spec.attribute_names)

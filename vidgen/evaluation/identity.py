@@ -6,7 +6,7 @@ import hashlib
 import os
 import pickle
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -37,7 +37,12 @@ def _files_digest(dataset: StoredVideos) -> str:
         digest.update(name.encode("utf-8", "surrogateescape") + b"\n")
     if dataset.attributes is not None:
         digest.update(dataset.attributes.tobytes())
-    for path in () if isinstance(dataset, Packed) else _paths(dataset):
+    if isinstance(dataset, Packed):  # the signature covers the pack, but not the sounds that may lie beside it
+        sounds = [] if dataset._sounds is None else [dataset._sounds]
+        paths: Iterable[Path] = (Path(table.path(number)) for table in sounds for number in range(len(table)))
+    else:
+        paths = _paths(dataset)
+    for path in paths:
         digest.update(f"{_state(path)}\n".encode())
     return digest.hexdigest()[:32]
 

@@ -106,9 +106,10 @@ class VideoModel(pl.LightningModule):
         """Frames at the beginning of a sample that are merely the given ones, which paired metrics leave out.
 
         Those that :meth:`sample` reads, see :meth:`context_frames_for`; none of an autoencoder, whose samples
-        reconstruct all that they are given.
+        reconstruct all that they are given, nor of a model that is given no frames.
         """
-        return 0 if self.task == "autoencoder" else self.context_frames_for(keywords)
+        given = "video" in self.keys_for(keywords) and self.task != "autoencoder"
+        return self.context_frames_for(keywords) if given else 0
 
     @property
     def sampling_group(self) -> int:

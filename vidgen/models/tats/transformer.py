@@ -166,9 +166,12 @@ class TokenModel(LikelihoodModel):
         if not self.first_stage.codebook.is_initialised:
             raise UserError("model.first_stage: was never trained; train it first, or name its checkpoint")
         encoding = spec.encoding or {}
-        if (self.reads == "tokens") != (encoding.get("key") == "tokens"):
-            found = "tokens" if encoding else "videos"
-            raise UserError(f"model.reads {self.reads!r}: the data holds {found}; set it to {found.rstrip('s')!r}")
+        held = encoding.get("key", "video")
+        if self.reads != held:
+            remedy = f"set it to {held!r}"
+            if held == "latents":
+                remedy = "encode it with the first stage, or give the videos"
+            raise UserError(f"model.reads {self.reads!r}: the data holds {held.rstrip('s')}s; {remedy}")
         margin = 0 if self.reads == "tokens" else 2 * self.first_stage.real_frames
         check_equal("channels", self.channels, spec.channels, "channels")
         if self.reads == "video":
@@ -453,6 +456,11 @@ class TATS(TokenModel):
         return (self.condition,) if self.condition in ("text", "audio") else ()
 
     @property
+    def context_frames(self) -> int:
+        """Frames that given audio lasts."""
+        return self.num_frames if self.condition == "audio" else 0
+
+    @property
     def clip_latents(self) -> int:
         """Latents of a training clip that the transformer sees."""
         return -(-self.latent_shape[0] // self.latent_stride)
@@ -472,10 +480,13 @@ class TATS(TokenModel):
         if self.condition == "label":
             check_classes(spec, self.dim_category)
         if self.condition == "text":
-            check_equal("text_length", self.text_length, spec.text_length or "none", "texts of length")
+            if spec.text_length is None:
+                raise UserError("model.condition 'text': needs texts, but the data has none; set data.texts")
+            check_equal("text_length", self.text_length, spec.text_length, "texts of length")
         if self.condition == "audio":
-            size = list(spec.audio_size) if spec.audio_size else "none"
-            check_equal("audio_stage", list(self.audio_size[1:]), size, "sound of size")
+            if spec.audio_size is None:
+                raise UserError("model.condition 'audio': needs sound, but the data has none; set data.audio")
+            check_equal("audio_stage", list(self.audio_size[1:]), list(spec.audio_size), "sound of size")
         full = (spec.encoding or {}).get("full_shape", self.latent_shape[1:])
         if self.transformer.table is not None and any(
             place < size for place, size in zip(self.transformer.table.shape[2:4], full, strict=True)
@@ -653,6 +664,8 @@ class TATS(TokenModel):
         made = state.frames if state is not None else 0
         length = self.num_frames if num_frames is None else num_frames
         self._length(made + length if length > 0 else length)
+        if self.max_frames is not None:  # there are no latents beyond the longest video to look at
+            total_frames = self._length(total_frames)
         start = self._starting(num_videos, seed, first, batch, label, temperature, top_k, top_p, window)
         return self.make(state, start, length, total_frames)
 
@@ -698,7 +711,10 @@ class TATS(TokenModel):
         if self.latent_stride > 1:
             raise UserError(f"tats: dense windows need all latents, not one of {self.latent_stride}")
         self._check_window(window)
-        check_downsample(self.first_stage.downsample, num_frames, height, width)
+        factors = self.first_stage.downsample
+        if any(length % factor for length, factor in zip((num_frames, height, width), factors, strict=True)):
+            wanted, found = (" x ".join(map(str, sizes)) for sizes in (factors, (num_frames, height, width)))
+            raise UserError(f"tats: makes videos of multiples of {wanted}, not {found}")
         size = self.first_stage.latent_shape(num_frames, height, width)
         trained = (self.clip_latents, *self.latent_shape[1:])
         table = self.transformer.table.shape[1:4]
