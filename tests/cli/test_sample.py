@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.clip_merges import clip_merges
 from tests.noise_model import SeededNoise, payload
 from vidgen.checkpoint import load, write_checkpoint
 from vidgen.cli.main import main
@@ -19,6 +20,8 @@ from vidgen.data.spec import DataSpec
 from vidgen.export import export_checkpoint
 from vidgen.media import FORMATS, file_name, to_uint8
 from vidgen.models.mocogan import MoCoGAN
+from vidgen.models.tats.transformer import TATS
+from vidgen.text import ClipTokenizer
 
 SPEC = DataSpec(3, 16, 3, None, 4, 20, 30, class_names=("bend", "jack", "2", "walk"))
 
@@ -236,3 +239,35 @@ def test_help_without_a_checkpoint_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0].startswith("usage: vidgen sample")
     assert done.stdout.splitlines()[-1] == "0 []"
+
+
+# A chain that paints captions -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of TATS, conditioned on texts of the real vocabulary."""
+    arguments = {**TATS.small_variants()["text"], "text_vocabulary": 49408, "text_length": 8}
+    torch.manual_seed(0)
+    return plain_checkpoint(tmp_path_factory.mktemp("painter") / "tats.ckpt", TATS(**arguments))
+
+
+def test_captions_in_a_file_become_videos(painter: Path, tmp_path: Path) -> None:
+    merges = clip_merges(tmp_path)
+    captions = ["a man walks", "two dogs run in the rain"]
+    (tmp_path / "captions.txt").write_text("\n".join(captions))
+    words = ["--context", str(tmp_path / "captions.txt"), "--bpe", str(merges), "--format", "npz"]
+    arguments = ["sample", "--ckpt", str(painter), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*arguments, *words]) == 0
+    model = load(painter)
+    batch = {"text": ClipTokenizer(merges, 8).encode(captions)}
+    made = to_uint8(model.sample(2, batch=batch))
+    for number in range(2):
+        assert np.array_equal(video(tmp_path / "out", number), made[number].numpy())
+
+
+def test_merges_without_captions_are_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = "--bpe: encodes captions; give them with --context FILE.txt"
+    assert error_of(capsys, checkpoint, tmp_path / "out", "--bpe", "merges.txt") == message

@@ -574,7 +574,7 @@ def stepped(model: TATSVQGAN, iterations: int, **arguments: Any) -> list[Step]:
 
 
 def test_start_is_counted_in_iterations_and_only_weights_wait_for_it() -> None:
-    model = small(disc_start=2)
+    model = small(disc_start=2, resolution=8)
     start = weights(model)
     steps = stepped(model, 3, accumulate_grad_batches=2)
     assert [step.name for step in steps] == ["autoencoder", "discriminator"] * 3
@@ -597,7 +597,7 @@ def test_reconstructions_are_made_twice_or_shared() -> None:
     found: dict[bool, list[Step]] = {}
     passes: dict[bool, int] = {}
     for shared in (False, True):
-        model = small(shared_forward=shared, random_restart=True)
+        model = small(shared_forward=shared, random_restart=True, resolution=8)
         found[shared] = stepped(model, 2)
         passes[shared] = int(model.autoencoder.encoder.norm.num_batches_tracked)
         assert not model._kept
@@ -612,7 +612,7 @@ def test_reconstructions_are_made_twice_or_shared() -> None:
 
 
 def test_shared_reconstructions_are_those_of_each_micro_batch() -> None:
-    model = small(shared_forward=True)
+    model = small(shared_forward=True, resolution=8)
     seen: dict[str, list[Tensor]] = {"autoencoder": [], "discriminator": []}
     image = model.image_discriminator.forward
     running: list[str] = []
@@ -632,8 +632,8 @@ def test_shared_reconstructions_are_those_of_each_micro_batch() -> None:
 
 
 def test_one_frame_of_each_clip_is_chosen() -> None:
-    model = small()
-    batch = {"video": torch.arange(8.0, dtype=torch.float64).view(1, 1, 8, 1, 1).expand(64, 3, 8, 16, 16) / 8}
+    model = small(resolution=8)
+    batch = {"video": torch.arange(8.0, dtype=torch.float64).view(1, 1, 8, 1, 1).expand(64, 3, 8, 8, 8) / 8}
     batch["video"] = batch["video"] + torch.arange(64.0).view(64, 1, 1, 1, 1)
     times = {}
     for update in ("autoencoder", "discriminator"):
@@ -648,11 +648,11 @@ def test_one_frame_of_each_clip_is_chosen() -> None:
 
 
 def test_resumed_training_goes_on_with_its_codes(tmp_path: Path) -> None:
-    model = small()
+    model = small(resolution=8)
     train(model, 2, folder=tmp_path, precision="64-true")
-    other = small()
+    other = small(resolution=8)
     train(other, 3, resume=tmp_path / "iteration_00000002.ckpt", precision="64-true")
-    whole = small()
+    whole = small(resolution=8)
     train(whole, 3, precision="64-true")
     for key, value in whole.autoencoder.codebook.state_dict().items():
         assert torch.equal(other.autoencoder.codebook.state_dict()[key], value), key

@@ -229,7 +229,7 @@ def test_describes_pairs() -> None:
         (["--model", "mocogan", "--set", *TINY, "dim_category=3"],
          "model.dim_category: is 3, but the data has classes 4; make them equal"),
         (["--model", TOY, "--reference", "/nowhere"],
-         f"--reference: there is no adapter for {TOY} (there is one for: mocogan, svg)"),
+         f"--reference: there is no adapter for {TOY} (there is one for: mocogan, svg, tats, tats_vqgan)"),
         (["--model", "mocogan", "--set", *TINY, "--reference", "/nowhere"],
          "model.resolution: is 16, but the official code is compared at 64 only"),
         (["--model", "mocogan", "--reference", "/nowhere"],

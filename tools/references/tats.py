@@ -1,4 +1,4 @@
-"""The official TATS code, github.com/songweige/TATS, as a reference: here the transformer, in ``tats_vqgan.py`` the VQGAN.
+"""The official TATS code, github.com/songweige/TATS, as a reference: the transformer; ``tats_vqgan.py`` has the VQGAN.
 
 Needs a checkout of that repository. It is written for a GPU and Lightning 1.5: while it is imported, the one
 expression that moves numbers to a GPU is given the device of the video (:data:`PORT`), and packages that only downloads
@@ -239,7 +239,10 @@ class Reference(BaseReference):
         fixed = {"reads": "video", "position_table": None, "keep_probability": 1.0}
         check_configuration(options, {**fixed, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.01})
         if options["condition"] not in ("none", "label"):
-            raise UserError(f"model.condition: is {options['condition']!r}, the official code is compared without or with a label")
+            found = options["condition"]
+            raise UserError(
+                f"model.condition: is {found!r}, but the official code is compared with none or a label only"
+            )
         official = Official(path)
         self.title = official.title
         self.network = official.transformer(model).to(next(model.transformer.parameters()))

@@ -43,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context",
         metavar="PLACE",
-        help="videos that a predicting model continues, video n the n-th: a folder, pack, zip or config",
+        help="what videos are made from, video n from the n-th: videos to continue or to reconstruct, with the texts "
+        "or sounds that belong to them (a folder, pack, zip or config), or a .txt of captions, one in each line",
+    )
+    parser.add_argument(
+        "--bpe", type=Path, metavar="FILE", help="merges of CLIP's byte pair encoding, for a .txt of captions"
     )
     parser.add_argument(
         "--samples",
@@ -111,7 +115,9 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.ckpt, ema=not args.raw_weights, device=choose_device(args.device), model=own)
     if args.class_name is not None and model.task == "unconditional":
         raise UserError(f"--class {args.class_name}: the model has no classes")
-    context = open_contexts(args.context, model, about, keywords) if args.context else None
+    if args.bpe is not None and not (args.context or "").lower().endswith(".txt"):
+        raise UserError("--bpe: encodes captions; give them with --context FILE.txt")
+    context = open_contexts(args.context, model, about, keywords, args.bpe) if args.context else None
     report = sample_to_folder(
         model,
         args.out,

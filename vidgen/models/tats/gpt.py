@@ -34,7 +34,7 @@ class Cache:
         return self
 
 
-def by_columns(weight: nn.Parameter) -> nn.Parameter:
+def by_columns(weight: Tensor) -> nn.Parameter:
     """The same weight, column after column in memory.
 
     One token through a layer that makes it larger is then up to twice as fast on the CPU; for many tokens it is the
@@ -143,8 +143,8 @@ class GPT(nn.Module):
                 nn.init.normal_(layer.weight, 0.0, WEIGHT_STD)
             if isinstance(layer, nn.Linear) and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-        for layer in (self.head, *(layer for block in self.blocks for layer in (block.qkv, block.expand))):
-            layer.weight = by_columns(layer.weight)
+            if isinstance(layer, nn.Linear) and layer.out_features > layer.in_features:
+                layer.weight = by_columns(layer.weight)
 
     @property
     def vocabulary(self) -> int:

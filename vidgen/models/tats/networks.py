@@ -35,57 +35,8 @@ def pad_edges(x: Tensor, before: Sequence[int], after: Sequence[int], mode: Padd
     """
     if not any(before) and not any(after):
         return x
-    if mode == "replicate":
-        return _RepeatEdges.apply(x, tuple(before), tuple(after))  # type: ignore[no-any-return]
     amounts = [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
     return F.pad(x, amounts, mode="constant" if mode == "zero" else mode)
-
-
-class _RepeatEdges(torch.autograd.Function):
-    """Repeat the edges of the last three axes; several times as fast as ``F.pad``, back and forth, in any layout."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, before: Size, after: Size) -> Tensor:
-        """Pad ``(B, C, T, H, W)``."""
-        ctx.amounts = before, after
-        sizes = [front + size + back for front, size, back in zip(before, x.shape[2:], after, strict=True)]
-        like = x.permute(0, 2, 3, 4, 1)
-        last = like.is_contiguous() and not x.is_contiguous()
-        padded = x.new_empty(len(x), *sizes, x.shape[1]).movedim(-1, 1) if last else x.new_empty(*x.shape[:2], *sizes)
-        inner = padded
-        for axis, (front, size) in enumerate(zip(before, x.shape[2:], strict=True), start=2):
-            inner = inner.narrow(axis, front, size)
-        inner.copy_(x)
-        for axis in (4, 3, 2):  # across what the axes before it have got
-            front, size = before[axis - 2], x.shape[axis]
-            rows = padded
-            for other in range(2, axis):
-                rows = rows.narrow(other, before[other - 2], x.shape[other])
-            if front:
-                rows.narrow(axis, 0, front).copy_(rows.narrow(axis, front, 1).expand_as(rows.narrow(axis, 0, front)))
-            if after[axis - 2]:
-                behind = rows.narrow(axis, front + size, after[axis - 2])
-                behind.copy_(rows.narrow(axis, front + size - 1, 1).expand_as(behind))
-        return padded
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        """What was repeated gets the sum."""
-        return _summed_edges(gradient, 2, *ctx.amounts), None, None
-
-
-def _summed_edges(gradient: Tensor, axis: int, before: Size, after: Size) -> Tensor:
-    """Add what stands before and behind each axis, from ``axis`` on, to the elements at its ends."""
-    if axis == 5:
-        return gradient.clone()
-    front, back = before[axis - 2], after[axis - 2]
-    size = gradient.shape[axis] - front - back
-    found = _summed_edges(gradient.narrow(axis, front, size), axis + 1, before, after)
-    for first, number, end in ((0, front, 0), (front + size, back, size - 1)):
-        if number:
-            edge = gradient.narrow(axis, first, number).sum(axis, keepdim=True)
-            found.narrow(axis, end, 1).add_(_summed_edges(edge, axis + 1, before, after))
-    return found
 
 
 def same_padding(kernel: Size, stride: Size) -> tuple[Size, Size]:

@@ -268,6 +268,11 @@ class TokenModel(LikelihoodModel):
     # Samples ----------------------------------------------------------------------------------------------------------
 
     @property
+    def streams(self) -> bool:
+        """Not where the decoder has to know the whole video."""
+        return not self.first_stage.decoder_mixes
+
+    @property
     def lookahead_frames(self) -> int:
         """Frames that the decoder makes otherwise where more follow."""
         reach = self.first_stage.decoder_reach[1]

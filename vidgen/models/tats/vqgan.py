@@ -420,11 +420,13 @@ class TATSVQGAN(AdversarialModel):
 
     def _show(self, batch: Batch, update: str) -> Shown:
         """Reconstruct a batch, and choose a frame of each clip."""
-        clips: Reconstruction = self.autoencoder((batch["video"] / 2).contiguous(memory_format=LAYOUT), self.noise(f"{update}/codebook").shared())
+        clips: Reconstruction = self.autoencoder(
+            (batch["video"] / 2).contiguous(memory_format=LAYOUT), self.noise(f"{update}/codebook").shared()
+        )
         number, _, length = clips.target.shape[:3]
         chosen = self.noise(f"{update}/frames").integers(length, number)
         rows = torch.arange(number, device=chosen.device)
-        return Shown(clips, clips.target[rows, :, chosen], clips.video[rows, :, chosen])
+        return Shown(clips, clips.target[rows, :, chosen].contiguous(), clips.video[rows, :, chosen].contiguous())
 
     def _criticise(self, shown: Shown) -> tuple[list[Tensor], list[Tensor]]:
         """Adversarial loss and distance of features for both discriminators."""
@@ -438,7 +440,8 @@ class TATSVQGAN(AdversarialModel):
                 with torch.no_grad():
                     real = network(target)
                 distances += [
-                    F.l1_loss(at_least_float32(a), at_least_float32(b)) for a, b in zip(fake[:-1], real[:-1], strict=True)
+                    F.l1_loss(at_least_float32(a), at_least_float32(b))
+                    for a, b in zip(fake[:-1], real[:-1], strict=True)
                 ]
         return scores, distances
 
