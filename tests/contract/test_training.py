@@ -22,7 +22,7 @@ from tests.contract.running import (
     weights,
 )
 from tests.pair import ProcessPair
-from vidgen.models.base import AdversarialModel, LikelihoodModel, reason_without_gradient
+from vidgen.models.base import AdversarialModel, LikelihoodModel, VideoModel, reason_without_gradient
 from vidgen.registry import MODELS
 from vidgen.training.meters import NonFiniteError
 
@@ -175,10 +175,23 @@ def test_clipping_limits_each_update(name: str, variant: str) -> None:
     assert max(norms) > 0.9e-3, "no gradient was long enough to be clipped"
 
 
+def learning_in_forward(model: VideoModel) -> list[torch.nn.Module]:
+    """Parts that learn in the forward pass, as the averages of a codebook do."""
+    return [part for part in model.modules() if getattr(part, "learns_in_forward", False)]
+
+
+def hold_still(model: VideoModel) -> None:
+    """Keep what learns in the forward pass from doing so: a second micro-batch would meet what the first has taught."""
+    for part in learning_in_forward(model):
+        part.train = lambda mode=True, part=part: torch.nn.Module.train(part, False)
+        part.eval()
+
+
 @every_variant
 def test_accumulation_averages_micro_batches_with_noise_of_their_own(name: str, variant: str) -> None:
     def first_gradients(micro_batch: int = 0, **trainer_args: Any) -> dict[str, torch.Tensor]:
         model, watch = build(name, variant).double(), StepWatch()
+        hold_still(model)
         if micro_batch:
             noise = model.noise
             model.noise = lambda stream: noise(f"{stream}#{micro_batch}")
@@ -199,8 +212,11 @@ def test_bf16_mixed_stays_near_full_precision(name: str, variant: str) -> None:
     train(mixed, 2, precision="bf16-mixed")
     assert all(torch.isfinite(value).all() for value in mixed.state_dict().values() if value.is_floating_point())
     assert all(value.dtype == torch.float32 for value in mixed.parameters())
-    difference = largest_difference(weights(full), weights(mixed))
-    assert 0 < difference < 0.1
+    # which code is the nearest rounding may decide, and counts of codes are large numbers
+    learning = tuple(f"{path}." for path, part in full.named_modules() if part in learning_in_forward(full))
+    found, wanted = weights(mixed), weights(full)
+    kept = [key for key in wanted if not key.startswith(learning)]
+    assert 0 < largest_difference({key: found[key] for key in kept}, {key: wanted[key] for key in kept}) < 0.1
 
 
 @every_variant

@@ -310,6 +310,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, whole, monkeypatch)
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     child = os.fork()
     if not child:
+        torch.set_num_threads(1)  # the threads of this process are not there, and would be waited for
         status = 1
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))

@@ -93,6 +93,7 @@ def killed(work: Callable[[], object]) -> bool:
     """Do something in a process of its own, which may kill itself; whether it did."""
     child = os.fork()
     if not child:
+        torch.set_num_threads(1)  # the threads of this process are not there, and would be waited for
         try:
             work()
         finally:

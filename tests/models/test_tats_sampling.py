@@ -103,6 +103,7 @@ def test_ties_at_the_kth_value_stay() -> None:
         assert (filtered(logits, 2, top_p)[0] > -torch.inf).nonzero().flatten().tolist() == kept
     found = filtered(logits, 2, 0.0)[0] > -torch.inf
     assert found.nonzero().flatten().tolist() == [1], "the likeliest always stays"
+    assert (filtered(torch.zeros(1, 4), 4, 0.5) > -torch.inf).sum() == 3, "dropped after what is above top_p"
 
 
 def test_choice() -> None:
@@ -252,8 +253,8 @@ def test_dense_windows(window: int) -> None:
 def test_what_lies_between(official: bool) -> None:
     n, length = 4, 20
     found = gpt()
-    condition, left, right, numbers = tokens(3, 1), tokens(3, n), tokens(3, n, seed=8), uniform(3, length - 2 * n)
-    choice = Choice(1.0, 6, 0.9)
+    condition, left, right, numbers = tokens(30, 1), tokens(30, n), tokens(30, n, seed=8), uniform(30, length - 2 * n)
+    choice = Choice(2.0, 8, 0.99)
     made = interpolate(found, condition, left, right, choice, Uniform(numbers), official)
     pick = Uniform(numbers)
     mask = interpolation_mask(length, n, "c")
@@ -267,7 +268,7 @@ def test_what_lies_between(official: bool) -> None:
             sees[: 2 * n + 1, : 2 * n + 1] = corner
             logits = masked(found, seen, places, sees)[:, -1]
         else:
-            filler = torch.zeros(3, length - 2 * n - step, dtype=torch.int64)
+            filler = torch.zeros(30, length - 2 * n - step, dtype=torch.int64)
             whole = torch.cat([condition, left, *between, filler, right[:, :-1]], 1)
             logits = found(whole, mask)[:, n + step]
         between.append(pick(choice.probabilities(logits))[:, None])
@@ -399,7 +400,8 @@ def test_stream_in_any_pieces_is_the_sample(build: Callable[[], Any]) -> None:
             assert frames.shape[2] == piece
             made.append(frames)
             before, after = model.first_stage.decoder_reach
-            assert len(state.kept) <= before + after + 2, "memory does not grow"
+            first, end = max(0, state.frames // 2 - before), min(12, -(-state.frames // 2) + after)
+            assert (state.first, len(state.kept)) == (first, end - first), "memory does not grow"
         torch.testing.assert_close(torch.cat(made, 2), expected, rtol=0, atol=1e-6)
     endless, _ = model.stream(num_videos=2, num_frames=12, seed=5, first=3, **OPTIONS)
     longer = model.sample(2, num_frames=12 + model.lookahead_frames, seed=5, first=3, **OPTIONS)

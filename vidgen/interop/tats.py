@@ -456,6 +456,9 @@ def _read(source: Path) -> Content:
             args = vars(args)
         if not isinstance(args, Mapping):
             raise UserError(f"its hyper_parameters.args is {shown(args)}, not an argparse.Namespace")
+        for name, value in {**hyper, **args}.items():
+            if isinstance(value, Tensor):  # which could not even be asked whether it is true
+                raise UserError(f"its argument {shown(name)} is a tensor")
         state = {}
         for key, value in content.items():
             if not isinstance(key, str) or not isinstance(value, Tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from vidgen.data.request import BatchRequest, ClipRequest
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
 from vidgen.models.base import Batch, VideoModel
-from vidgen.registry import MODELS
+from vidgen.registry import DATASETS, MODELS
 
 
 def check_kind(model: VideoModel, spec: DataSpec) -> None:
@@ -38,6 +39,8 @@ def check_kind(model: VideoModel, spec: DataSpec) -> None:
 def real_videos(dataset: VideoDataset, key: str = "data", remedy: str = "") -> VideoDataset:
     """The videos that were encoded, as they were configured then; a data set of frames as it is.
 
+    A class that is neither registered nor imported already is not imported: what was encoded may come from elsewhere.
+
     Args:
         dataset: what is trained on.
         key: of the config that needs them, for messages.
@@ -50,6 +53,9 @@ def real_videos(dataset: VideoDataset, key: str = "data", remedy: str = "") -> V
         return dataset
     section = {**dataset.source, "num_frames": dataset.spec.num_frames}
     try:
+        name = str(section.get("name"))
+        if name not in DATASETS.names() and name.rpartition(".")[0] not in sys.modules:
+            raise UserError(f"it names {name!r}, which is not imported here")
         data, _ = check_data(Config(Path(dataset.root), ((None, {"data": section}),), {}))
         return build_dataset(data)
     except UserError as error:

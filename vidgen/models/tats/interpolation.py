@@ -180,8 +180,8 @@ class TATSInterpolation(TokenModel):
         logits, target = self.predict(batch)
         counted = None
         if not self.boundary_loss:
-            place, n = torch.arange(target.shape[1], device=target.device), self.latent_size
-            counted = (place >= n) & (place < target.shape[1] - n) | (place == target.shape[1] - 1)
+            places, n = torch.arange(target.shape[1], device=target.device), self.latent_size
+            counted = torch.cat([places[n:-n], places[-1:]])
         return self.cross_entropy(logits, target, counted)
 
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -238,7 +238,7 @@ class TokenModel(LikelihoodModel):
         Args:
             logits: ``(B, L, V)``.
             target: int64 ``(B, L)``.
-            counted: boolean ``(L,)``; which places count, None for all.
+            counted: numbers of the places that count, int64, None for all.
         """
         if counted is not None:
             logits, target = logits[:, counted], target[:, counted]
@@ -578,7 +578,7 @@ class TATS(TokenModel):
             given = torch.where(kept, target, noise.integers(self.transformer.vocabulary, *target.shape))
         places = None
         if self.transformer.table is not None:
-            corners = F.pad(batch["box"][:, [0, 2]], (1, 0)) if "box" in batch else None
+            corners = F.pad(batch["box"][:, ::2], (1, 0)) if "box" in batch else None
             places = self.transformer.places((clips.shape[1], *clips.shape[2:]), corners, condition.shape[1] - 1)
         logits = self.transformer(torch.cat([condition, given], 1)[:, :-1], places=places)
         return logits[:, condition.shape[1] - 1 :], target

@@ -38,7 +38,7 @@ from vidgen.models.checks import (
     check_one_of,
     check_positive,
 )
-from vidgen.models.tats.autoencoder import LAYOUT, Reconstruction, VideoAutoencoder
+from vidgen.models.tats.autoencoder import Reconstruction, VideoAutoencoder, laid_out
 from vidgen.models.tats.discriminators import PatchDiscriminator
 from vidgen.models.tats.networks import GROUPS, PADDINGS
 from vidgen.registry import MODELS
@@ -421,7 +421,7 @@ class TATSVQGAN(AdversarialModel):
     def _show(self, batch: Batch, update: str) -> Shown:
         """Reconstruct a batch, and choose a frame of each clip."""
         clips: Reconstruction = self.autoencoder(
-            (batch["video"] / 2).contiguous(memory_format=LAYOUT), self.noise(f"{update}/codebook").shared()
+            laid_out(batch["video"] / 2), self.noise(f"{update}/codebook").shared()
         )
         number, _, length = clips.target.shape[:3]
         chosen = self.noise(f"{update}/frames").integers(length, number)
