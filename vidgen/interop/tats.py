@@ -457,8 +457,8 @@ def _read(source: Path) -> Content:
         if not isinstance(args, Mapping):
             raise UserError(f"its hyper_parameters.args is {shown(args)}, not an argparse.Namespace")
         for name, value in {**hyper, **args}.items():
-            if isinstance(value, Tensor):  # which could not even be asked whether it is true
-                raise UserError(f"its argument {shown(name)} is a tensor")
+            if name in SWITCHES and isinstance(value, Tensor):  # which cannot even be asked whether it is true
+                raise UserError(f"its argument {name} is a tensor")
         state = {}
         for key, value in content.items():
             if not isinstance(key, str) or not isinstance(value, Tensor):
@@ -813,6 +813,8 @@ OPTIONS = {
     "learning_rate": RATE,
     "sampler": one_of("consistent", "official"),
 }
+SWITCHES = ("vtokens", "image_folder", "accumulate_grad_batches", "class_cond_dim", "sos_token")
+"""Official arguments that are asked whether they are true, or equal to something, before anything else."""
 EXAMPLES = {"downsample": "[4,8,8]", "num_frames": "16", "resolution": "128", "n_head": "16"}
 
 
