@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.config.example import FakeModel
@@ -16,7 +18,9 @@ def test_the_list_has_every_model_with_task_stages_and_paper() -> None:
     assert header.split() == ["NAME", "TASK", "STAGES", "PAPER"]
     assert [row.split()[0] for row in rows] == MODELS.names()
     (mocogan,) = (row for row in rows if row.startswith("mocogan "))
-    assert "  unconditional, class_conditional  -  " in mocogan
+    assert re.split(r" {2,}", mocogan)[1:3] == ["unconditional, class_conditional", "-"]
+    (tats,) = (row for row in rows if row.startswith("tats "))
+    assert "  tats_vqgan, tats, tats_interpolation  " in tats
     assert mocogan.endswith(MODELS.get("mocogan").paper)
 
 

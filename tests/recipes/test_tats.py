@@ -1,4 +1,4 @@
-"""TATS's chain on real people: both stages in one config, and videos that go on sixteen times as long as training clips."""
+"""TATS's chain on real people: both stages in one config, and videos sixteen times as long as training clips."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Counts and sums are those of all processes, so that any number of them learns th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -92,6 +93,15 @@ class Codebook(nn.Module):
         if self._initialised is None:
             self._initialised = bool(self.initialised)
         return self._initialised
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
+        """Averages need float32: a model that is cast to half precision keeps them, and the codes that they give."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            made = fn(tensor)
+            return tensor.to(made.device) if made.is_floating_point() and made.dtype.itemsize < 4 else made
+
+        return super()._apply(kept, recurse)
 
     def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
         self._initialised = None

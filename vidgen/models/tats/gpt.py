@@ -194,7 +194,7 @@ class GPT(nn.Module):
             x = x + places
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, mask, mask is None, use_reentrant=False)
+                x = checkpoint(block, x, mask, mask is None, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, mask, mask is None)
         return self.head(self.norm(x))

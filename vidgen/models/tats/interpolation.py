@@ -36,6 +36,8 @@ class TATSInterpolation(TokenModel):
         channels: of a frame.
         resolution: height of a frame and, without ``width``, its width, pixels.
         width: of frames that are not square, pixels.
+        num_frames: frames of a training clip, less those that only serve the first stage as padding: those of ``gap + 1``
+            latents (paper 20).
         gap: latents from one key frame to the next (paper 4).
         dim_category: classes; 0 without.
         mask: where tokens may look: ``c`` (paper), or the variants ``a`` and ``b`` that it was compared with.
@@ -64,6 +66,7 @@ class TATSInterpolation(TokenModel):
         channels: int = 3,
         resolution: int = 128,
         width: int | None = None,
+        num_frames: int = 20,
         gap: int = 4,
         dim_category: int = 0,
         mask: Literal["a", "b", "c"] = "c",
@@ -78,7 +81,6 @@ class TATSInterpolation(TokenModel):
         beta1: float = 0.9,
         beta2: float = 0.95,
         weight_decay: float = 0.01,
-        num_frames: int = 20,
     ) -> None:
         size = (resolution, resolution if width is None else width)
         super().__init__(first_stage, size, channels, num_frames, reads, learning_rate, (beta1, beta2), weight_decay)

@@ -40,7 +40,7 @@ from vidgen.models.tats.autoencoder import VideoAutoencoder
 from vidgen.models.tats.gpt import GPT
 from vidgen.models.tats.sampling import Choice, SlidingWindow, Uniform, slide_densely
 from vidgen.models.tats.streaming import Standing, advance_stream
-from vidgen.models.tats.vqgan import ORIGINAL, PAPER, TATSVQGAN, check_downsample
+from vidgen.models.tats.vqgan import ORIGINAL, PAPER, STAGES, TATSVQGAN, check_downsample
 from vidgen.registry import MODELS
 from vidgen.seeding import NoiseStream, derive_seed, draw_numbered
 
@@ -66,6 +66,7 @@ class TokenModel(LikelihoodModel):
 
     paper = PAPER
     original = ORIGINAL
+    stages = STAGES
     transformer: GPT
 
     def __init__(

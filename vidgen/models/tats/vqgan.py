@@ -48,10 +48,12 @@ if TYPE_CHECKING:
     from vidgen.losses.perceptual import PerceptualLoss
 
 PAPER = (
-    "Ge, Hayes, Yang, Yin, Pang, Jacobs, Huang, Parikh, Long Video Generation with Time-Agnostic VQGAN and "
+    "Ge, Hayes, Yang, Yin, Pang, Jacobs, Huang, Parikh: Long Video Generation with Time-Agnostic VQGAN and "
     "Time-Sensitive Transformer, ECCV 2022, arXiv 2204.03638"
 )
 ORIGINAL = "https://github.com/songweige/TATS (MIT)"
+STAGES = ("tats_vqgan", "tats", "tats_interpolation")
+"""Trained one after the other; the third only for the hierarchy."""
 
 
 class Shown(NamedTuple):
@@ -113,6 +115,7 @@ class TATSVQGAN(AdversarialModel):
     title = "Time-agnostic VQGAN (TATS, first stage)"
     paper = PAPER
     original = ORIGINAL
+    stages = STAGES
 
     def __init__(
         self,
@@ -258,12 +261,13 @@ class TATSVQGAN(AdversarialModel):
     @property
     def parameters_without_gradient(self) -> Mapping[str, str]:
         """Discriminators without weight."""
-        names = ("image_discriminator.*", "video_discriminator.*")
-        return {
-            name: "its weight in the loss is 0"
-            for name, weight in zip(names, self.gan_weights, strict=True)
-            if not weight or self.disc_start
-        }
+        reasons = {}
+        for name, weight in zip(("image_discriminator.*", "video_discriminator.*"), self.gan_weights, strict=True):
+            if not weight:
+                reasons[name] = "its weight in the loss is 0"
+            elif self.disc_start:
+                reasons[name] = f"it takes part from iteration {self.disc_start} on"
+        return reasons
 
     def networks(self) -> dict[str, nn.Module]:
         """Parts of the autoencoder, and the discriminators."""
