@@ -114,9 +114,8 @@ class VideoAutoencoder(nn.Module):
 
     def frames(self, codes: Tensor) -> Tensor:
         """Frames ``(B, C, T, H, W)``, nominally in [-0.5, 0.5], of codes ``(B, D, t, h, w)``."""
-        return self.decoder(
-            laid_out(self.unproject(codes.to(self.unproject.weight.dtype)))
-        )  # which 1x1 convolutions lose
+        features = self.unproject(codes.to(self.unproject.weight.dtype))
+        return self.decoder(laid_out(features))  # 1x1 convolutions lose the layout
 
     def forward(self, video: Tensor, draws: Draws | None = None) -> Reconstruction:
         """Reconstruct training clips, whose outer frames may only serve as padding.

@@ -36,8 +36,8 @@ class TATSInterpolation(TokenModel):
         channels: of a frame.
         resolution: height of a frame and, without ``width``, its width, pixels.
         width: of frames that are not square, pixels.
-        num_frames: frames of a training clip, less those that only serve the first stage as padding: those of ``gap + 1``
-            latents (paper 20).
+        num_frames: frames of a training clip, those of ``gap + 1`` latents (paper 20), less frames that only serve
+            the first stage as padding.
         gap: latents from one key frame to the next (paper 4).
         dim_category: classes; 0 without.
         mask: where tokens may look: ``c`` (paper), or the variants ``a`` and ``b`` that it was compared with.
