@@ -246,6 +246,7 @@ def test_compiled_networks_train_like_eager_ones(name: str, variant: str) -> Non
     eager, compiled = build(name, variant), build(name, variant)
     for network in compiled.networks().values():
         network.compile(backend="aot_eager")
-    train(eager, 2)
-    train(compiled, 2)
-    assert largest_difference(weights(eager), weights(compiled)) < 1e-4
+    # in float64 Adam makes no steps of gradients that are 0 but for rounding, as those of shifts before batch norms are
+    train(eager, 2, precision="64-true")
+    train(compiled, 2, precision="64-true")
+    assert largest_difference(weights(eager), weights(compiled)) < 1e-6

@@ -24,6 +24,7 @@ from torch.optim import AdamW, Optimizer
 
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
+from vidgen.layers.precision import at_least_float32
 from vidgen.models.base import Batch, LikelihoodModel, LossTerms
 from vidgen.models.checks import (
     check_above_zero,
@@ -243,7 +244,7 @@ class TokenModel(LikelihoodModel):
         """
         if counted is not None:
             logits, target = logits[:, counted], target[:, counted]
-        flat, wanted = logits.flatten(0, 1).float(), target.flatten()
+        flat, wanted = at_least_float32(logits.flatten(0, 1)), target.flatten()
         if self.logs_now:
             likeliest = flat.detach().topk(min(5, flat.shape[1])).indices == wanted[:, None]
             self.record("accuracy/top1", 100 * likeliest[:, :1].any(1).float().mean())
