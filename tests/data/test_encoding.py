@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -305,6 +306,21 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, whole, monkeypatch)
     assert sorted(os.listdir(out)) == ["plan.json", "shard-00000.bin", "shard-00000.npz"]
     made(out)
     assert contents(out) == whole
+
+
+def test_no_thread_goes_on_reading_after_an_error(tmp_path, monkeypatch):
+    synced: list[int] = []
+
+    def fsync(file: int) -> None:
+        synced.append(file)
+        if len(synced) > 1:  # after the plan
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UserError) as caught:  # whose traceback keeps alive what was at work
+        made(tmp_path / "codes", Levels((40, 40, 40)), window=4, batch_size=1)
+    assert caught.tb is not None and len(synced) > 1
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("vidgen-reading")]
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):

@@ -11,8 +11,9 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -245,8 +246,9 @@ def encode(
     with Progress(int(items.frames[todo].sum()), "", "frames", not quiet, last_line=False, file=sys.stderr) as progress:
         source = EncodedSource(dataset, encoder, items, window, batch_size, every is not None, progress.advance)
         count = _VideoCount(progress, len(todo))
-        for shard in mine:
-            write_shard(dataset, out, plan, shard, failures, count.advance, source)
+        with closing(source):
+            for shard in mine:
+                write_shard(dataset, out, plan, shard, failures, count.advance, source)
     missing = tuple(shard for shard in range(plan.num_shards) if not is_finished(out, shard))
     if missing:
         made = [Shard.read(shard_path(out, n, "npz")) for n in range(plan.num_shards) if n not in missing]
@@ -425,11 +427,16 @@ class EncodedSource(Source):
         self._frames_only = copy.copy(dataset)
         if isinstance(self._frames_only, StoredVideos):  # captions are stored as they are, and sound is read with clips
             self._frames_only.texts = self._frames_only.audio = None
-        self._stream: Iterator[_Window] = iter(())
+        self._stream: Generator[_Window] = self._encoded(())
 
     def begin(self, items: Sequence[int]) -> None:
         """See :meth:`Source.begin`."""
+        self.close()
         self._stream = self._encoded(items)
+
+    def close(self) -> None:
+        """Read no further; the thread that does ends, also where an error keeps this alive."""
+        self._stream.close()
 
     def chunks(self, item: int) -> Iterator[dict[str, NDArray[Any]]]:
         """See :meth:`Source.chunks`."""
@@ -454,11 +461,15 @@ class EncodedSource(Source):
         """See :meth:`Source.name`."""
         return f"{name}#{int(self.items.starts[item]):06d}" if self.named else name
 
-    def _encoded(self, items: Sequence[int]) -> Iterator[_Window]:
+    def _encoded(self, items: Sequence[int]) -> Generator[_Window]:
         """All windows of some items in order, encoded."""
+        with closing(self._read_ahead(items)) as windows:
+            yield from self._batched(windows)
+
+    def _batched(self, windows: Iterator[_Window]) -> Iterator[_Window]:
         waiting: deque[_Window] = deque()
         batches: dict[tuple[int, ...], list[_Window]] = {}
-        for window in self._read_ahead(items):
+        for window in windows:
             waiting.append(window)
             if window.frames is not None:
                 size = tuple(window.frames.shape)
@@ -499,7 +510,7 @@ class EncodedSource(Source):
             raise UserError(f"{name}: makes latents with NaN or infinity (as {stored.dtype}); its weights are unusable")
         return stored
 
-    def _read_ahead(self, items: Sequence[int]) -> Iterator[_Window]:
+    def _read_ahead(self, items: Sequence[int]) -> Generator[_Window]:
         """Windows in order, read by a thread of their own."""
         windows = (window for item in items for window in self._windows(item))
         pool = ThreadPoolExecutor(1, "vidgen-reading")
