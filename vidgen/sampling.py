@@ -31,6 +31,7 @@ from vidgen.comparison import Comparison, Footage
 from vidgen.errors import UserError
 from vidgen.media import Rounding, VideoFile, check_format, file_name, grid, to_uint8, write_image, write_video
 from vidgen.models.base import Batch, VideoModel
+from vidgen.models.stages import fingerprint
 from vidgen.progress import Progress
 from vidgen.registry import MODELS
 from vidgen.seeding import derive_seed
@@ -418,11 +419,7 @@ def file_fingerprint(path: str | os.PathLike[str]) -> str:
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
     """SHA-256 of a model's parameters and buffers, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return fingerprint(model.state_dict())
 
 
 def process_share() -> tuple[int, int]:

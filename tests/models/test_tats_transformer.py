@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from tests.models.watching import enliven, parameters
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
+from vidgen.models.stages import open_stage
 from vidgen.models.tats.gpt import GPT, interpolation_mask
 from vidgen.models.tats.interpolation import TATSInterpolation
-from vidgen.models.tats.transformer import TATS, full_arguments
+from vidgen.models.tats.transformer import TATS
 from vidgen.models.tats.vqgan import TATSVQGAN
 
 VARIANTS = TATS.small_variants()
@@ -75,23 +76,23 @@ def refusal(build: Callable[[], object]) -> str:
 )
 def test_parameters_of_the_full_models(arguments: dict[str, Any], number: int, block: int) -> None:
     with torch.device("meta"):
-        model = TATS({"model": "tats_vqgan", "model_args": full_arguments({})}, **arguments)
+        model = TATS({"model": "tats_vqgan", "model_args": {}}, **arguments)
     assert parameters(model.transformer) == number and model.transformer.block == block
     assert model.latent_size == 256 and len(model.transformer.blocks) == 24
 
 
 def test_parameters_of_the_full_interpolation() -> None:
     with torch.device("meta"):
-        model = TATSInterpolation({"model": "tats_vqgan", "model_args": full_arguments({})})
+        model = TATSInterpolation({"model": "tats_vqgan", "model_args": {}})
     assert parameters(model.transformer) == 337_176_576 and model.transformer.block == 1280
 
 
 def test_tokens_of_sound() -> None:
-    stage = {"model": "tats_vqgan", "model_args": full_arguments({"channels": 1, "resolution": 64, "width": 16})}
+    stage = {"model": "tats_vqgan", "model_args": {"channels": 1, "resolution": 64, "width": 16}}
     stage["model_args"]["n_codes"] = 1024
     with torch.device("meta"):
         model = TATS(
-            {"model": "tats_vqgan", "model_args": full_arguments({})},
+            {"model": "tats_vqgan", "model_args": {}},
             resolution=96,
             condition="audio",
             audio_stage=stage,
@@ -537,6 +538,7 @@ def test_other_data_are_refused(variant: str, change: dict[str, Any], message: s
     assert refusal(lambda: small(variant).check_data(spec(**change))) == message
 
 
-def test_full_arguments_are_those_of_the_constructor() -> None:
+def test_arguments_that_a_description_leaves_out_are_those_of_the_constructor() -> None:
     given = {"channels": 1, "n_codes": 5}
-    assert full_arguments(given) == TATSVQGAN(**given).init_args
+    opened = open_stage("first_stage", {"model": "tats_vqgan", "model_args": given}, "tats_vqgan")
+    assert opened.arguments == TATSVQGAN(**given).init_args

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from torch import Tensor
 
 from vidgen.errors import UserError
+from vidgen.interop.arguments import RATE, TRUTH, WEIGHT, Rule, number, one_of, whole
 from vidgen.interop.restricted_pickle import Record, module_state, read
 from vidgen.interop.state_dicts import Given, build, problems_of, shape_of, split_networks
 from vidgen.models.svg import SVG
@@ -376,44 +377,19 @@ def _compare(sizes: Mapping[str, Any], opt: Mapping[str, Any]) -> None:
 # Arguments of the official command line ------------------------------------------------------------------------------
 
 
-class Rule(NamedTuple):
-    """What a value must be.
-
-    Args:
-        holds: whether it is.
-        text: the rule in words.
-    """
-
-    holds: Callable[[Any], bool]
-    text: str
-
-
-def _whole(least: int) -> Rule:
-    most = 10**6  # more is no sensible number of frames or videos
-    return Rule(lambda value: type(value) is int and least <= value <= most, f"a whole number from {least} to {most}")
-
-
-def _number(holds: Callable[[Any], bool], text: str) -> Rule:
-    return Rule(lambda value: type(value) in (int, float) and holds(value), f"a number {text}")
-
-
-def _one_of(*values: str) -> Rule:
-    return Rule(lambda value: isinstance(value, str) and value in values, f"one of {', '.join(values)}")
-
-
 RULES = {
-    "n_past": _whole(1),
-    "n_future": _whole(1),
-    "num_frames": _whole(2),
-    "last_frame_skip": Rule(lambda value: isinstance(value, bool), "True or False"),
-    "skip_frame": _one_of("last_but_one", "last", "previous"),
-    "sampling_statistics": _one_of("batch", "running"),
-    "sampling_group": _whole(2),
-    "batch_size": _whole(2),
-    "beta": _number(lambda value: 0 <= value <= 1e6, "from 0 to 1e6"),
-    "learning_rate": _number(lambda value: 0 < value <= 1e3, "above 0, up to 1e3"),
-    "lr": _number(lambda value: 0 < value <= 1e3, "above 0, up to 1e3"),
-    "beta1": _number(lambda value: 0 <= value < 1, "from 0 to below 1"),
+    "n_past": whole(1),
+    "n_future": whole(1),
+    "num_frames": whole(2),
+    "last_frame_skip": TRUTH,
+    "skip_frame": one_of("last_but_one", "last", "previous"),
+    "sampling_statistics": one_of("batch", "running"),
+    "sampling_group": whole(2),
+    "batch_size": whole(2),
+    "beta": WEIGHT,
+    "learning_rate": RATE,
+    "lr": RATE,
+    "beta1": number(lambda value: 0 <= value < 1, "from 0 to below 1"),
 }
 """Of our options and of official arguments."""
 

@@ -23,7 +23,6 @@ from vidgen.models.tats.gpt import GPT, interpolation_mask
 from vidgen.models.tats.sampling import Choice, interpolate
 from vidgen.models.tats.transformer import TATS, TokenModel, check_choice, check_transformer
 from vidgen.registry import MODELS
-from vidgen.seeding import NoiseStream, derive_seed, draw_numbered
 
 
 @MODELS.register("tats_interpolation")
@@ -95,7 +94,7 @@ class TATSInterpolation(TokenModel):
                 f" {(gap + 1) * stride} frames for gap {gap}, which is at least 2"
             )
         self.gap = gap
-        self.dim_category = dim_category
+        self.dim_category = self.condition_vocabulary = dim_category
         self.mask = mask
         self.boundary_loss = boundary_loss
         self.sampler = sampler
@@ -161,21 +160,16 @@ class TATSInterpolation(TokenModel):
         small |= {"gap": 2, "num_frames": 6, "learning_rate": 1e-2}
         labelled = {**keys, "condition": "label", "dim_category": 3}
         return {
-            "default": {**small, "keys": {"model": "tats", "model_args": _full(keys)}},
+            "default": {**small, "keys": {"model": "tats", "model_args": keys}, "reads": "tokens"},
             "label": {
                 **small,
-                "keys": {"model": "tats", "model_args": _full(labelled)},
+                "keys": {"model": "tats", "model_args": labelled},
                 "dim_category": 3,
                 "sampler": "official",
                 "boundary_loss": False,
                 "reads": "tokens",
             },
         }
-
-    def _example(self, key: str, number: int, noise: NoiseStream, frames: int) -> Tensor:
-        if key == "label":
-            return noise.integers(self.dim_category, number)
-        return super()._example(key, number, noise, frames)
 
     def loss(self, batch: Batch) -> LossTerms:
         """Cross entropy of the tokens of a clip, both of whose ends are given."""
@@ -318,9 +312,7 @@ class TATSInterpolation(TokenModel):
             raise UserError(f"window {window}: must be between 1 and {longest}, which fit beside a new key frame")
         numbers = range(first, first + num_videos)
         if self.dim_category:
-            drawn = draw_numbered(numbers, derive_seed(seed, "label"), lambda noise: torch.rand(1, generator=noise))
-            classes = (drawn[:, 0] * self.dim_category).long() if label is None else torch.full((num_videos,), label)
-            condition = classes[:, None].to(self.device)
+            condition = self.labels(numbers, seed, label)[:, None]
         else:
             condition = torch.zeros(num_videos, 1, dtype=torch.int64, device=self.device)
         official = (sampler or self.sampler) == "official"
@@ -368,18 +360,14 @@ class TATSInterpolation(TokenModel):
             lambda number: (choices[number >= window], self.uniform(numbers, seed, "latent", number, size)),
         )
         left = next(keys)
-        yield self._codes(left)
+        yield self.codes(left)
         between = Choice(1.0, choices[1].top_k, choices[1].top_p)
         for number, right in enumerate(keys):
             pick = self.uniform(numbers, seed, "between", number, (self.gap - 1) * size)
             made = interpolate(self.transformer, condition, left, right, between, pick, official)
             for latent in (*made.split(size, 1), right):
-                yield self._codes(latent)
+                yield self.codes(latent)
             left = right
-
-    def _codes(self, tokens: Tensor) -> Tensor:
-        """In the codebook's numbers; what belongs to the condition is the first code."""
-        return (tokens - self.dim_category).clamp(0, self.first_stage.n_codes - 1)
 
 
 def check_one_of_sampler(sampler: str | None) -> None:
@@ -390,8 +378,3 @@ def check_one_of_sampler(sampler: str | None) -> None:
     """
     if sampler not in (None, "consistent", "official"):
         raise UserError(f"sampler {sampler!r}: must be one of consistent, official")
-
-
-def _full(given: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of the key-frame model, as a checkpoint has them."""
-    return TATS(**given).init_args

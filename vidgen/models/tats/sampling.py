@@ -5,6 +5,7 @@ Each token is chosen by a callable, so that a sequence can be made again from re
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -176,7 +177,13 @@ class SlidingWindow:
 
 
 def slide(
-    gpt: GPT, condition: Tensor, size: int, length: int, window: int, picks: Callable[[int], tuple[Choice, Pick]]
+    gpt: GPT,
+    condition: Tensor,
+    size: int,
+    length: int | None,
+    window: int,
+    picks: Callable[[int], tuple[Choice, Pick]],
+    places: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Tokens ``(B, size)`` of the latents of a video, one after the other.
 
@@ -184,13 +191,14 @@ def slide(
         gpt: the transformer.
         condition: tokens ``(B, c)``.
         size: tokens of a latent.
-        length: latents.
+        length: latents; None for no end.
         window: latents that a new one sees, at most.
         picks: which tokens may be sampled for a latent, and what chooses one.
+        places: see :class:`SlidingWindow`.
     """
-    sliding = SlidingWindow(gpt, condition, size, window)
+    sliding = SlidingWindow(gpt, condition, size, window, places)
     before: list[Tensor] = []
-    for number in range(length):
+    for number in itertools.count() if length is None else range(length):
         before = [*before[-window:], sliding.next(number, before, *picks(number))]
         yield before[-1]
 

@@ -39,7 +39,7 @@ from vidgen.models.checks import (
 from vidgen.models.stages import Earlier, fill, open_stage
 from vidgen.models.tats.autoencoder import VideoAutoencoder
 from vidgen.models.tats.gpt import GPT
-from vidgen.models.tats.sampling import Choice, SlidingWindow, Uniform, slide_densely
+from vidgen.models.tats.sampling import Choice, Uniform, slide, slide_densely
 from vidgen.models.tats.streaming import Standing, advance_stream
 from vidgen.models.tats.vqgan import ORIGINAL, PAPER, STAGES, TATSVQGAN, check_downsample
 from vidgen.registry import MODELS
@@ -69,6 +69,9 @@ class TokenModel(LikelihoodModel):
     original = ORIGINAL
     stages = STAGES
     transformer: GPT
+    dim_category: int
+    condition_vocabulary: int
+    """Tokens of the condition, which come before the codes in the transformer's numbers."""
 
     def __init__(
         self,
@@ -135,8 +138,12 @@ class TokenModel(LikelihoodModel):
     @property
     def parameters_without_gradient(self) -> Mapping[str, str]:
         """The stages before."""
+        return {f"{name}.*": "frozen: trained in an earlier stage" for name in self.frozen_parts()}
+
+    def frozen_parts(self) -> dict[str, torch.nn.Module]:
+        """The stages before, by name."""
         return {
-            f"{name}.*": "frozen: trained in an earlier stage"
+            name: part
             for name, part in self.named_children()
             if not any(parameter.requires_grad for parameter in part.parameters())
         }
@@ -148,14 +155,13 @@ class TokenModel(LikelihoodModel):
     def train(self, mode: bool = True) -> TokenModel:
         """Earlier stages stay in eval mode."""
         super().train(mode)
-        for name, part in self.named_children():
-            if f"{name}.*" in self.parameters_without_gradient:
-                part.eval()
+        for part in self.frozen_parts().values():
+            part.eval()
         return self
 
     def ignore_frozen(self) -> None:
         """Tell DDP that earlier stages are the same on every rank and stay so."""
-        frozen = tuple(name.removesuffix("*") for name in self.parameters_without_gradient)
+        frozen = tuple(f"{name}." for name in self.frozen_parts())
         names = [name for name in self.state_dict() if name.startswith(frozen)]
         self._ddp_params_and_buffers_to_ignore = names
 
@@ -265,6 +271,8 @@ class TokenModel(LikelihoodModel):
             return noise.integers(self.first_stage.n_codes, number, *self.latent_shape)
         if key == "video":
             return noise.uniform(number, self.channels, frames, *self.size) * 2 - 1
+        if key == "label":
+            return noise.integers(self.dim_category, number)
         raise KeyError(key)
 
     # Samples ----------------------------------------------------------------------------------------------------------
@@ -285,6 +293,17 @@ class TokenModel(LikelihoodModel):
         part = derive_seed(seed, what, number)
         rows = draw_numbered(numbers, part, lambda noise: torch.rand(size, generator=noise, dtype=torch.float64))
         return Uniform(rows.to(self.device))
+
+    def labels(self, numbers: range, seed: int, label: int | None) -> Tensor:
+        """Classes int64 ``(N,)`` of numbered videos: the one asked for, or one drawn for each."""
+        if label is not None:
+            return torch.full((len(numbers),), label, device=self.device)
+        drawn = draw_numbered(numbers, derive_seed(seed, "label"), lambda noise: torch.rand(1, generator=noise))
+        return (drawn[:, 0] * self.dim_category).long().to(self.device)
+
+    def codes(self, tokens: Tensor) -> Tensor:
+        """Tokens in the codebook's numbers; one that belongs to the condition is the first code."""
+        return (tokens - self.condition_vocabulary).clamp(0, self.first_stage.n_codes - 1)
 
     def make(
         self, state: Standing | None, start: Any, num_frames: int, total_frames: int | None
@@ -507,7 +526,7 @@ class TATS(TokenModel):
         stage = {"resolution": 8, "num_frames": 4, "n_hiddens": 2, "downsample": (2, 4, 4), "embedding_dim": 3}
         first = {**TATSVQGAN.small_variants()["default"], **stage, "n_codes": 11}
         small: dict[str, Any] = {
-            "first_stage": {"model": "tats_vqgan", "model_args": full_arguments(first)},
+            "first_stage": {"model": "tats_vqgan", "model_args": first},
             "resolution": 8,
             "num_frames": 8,
             "n_layer": 2,
@@ -516,7 +535,7 @@ class TATS(TokenModel):
             "learning_rate": 1e-2,
         }
         audio = {**first, "channels": 1, "resolution": 8, "width": 4, "n_codes": 7}
-        spectrograms = {"model": "tats_vqgan", "model_args": full_arguments(audio)}
+        spectrograms = {"model": "tats_vqgan", "model_args": audio}
         return {
             "default": {**small, "reads": "tokens"},
             "label": {**small, "condition": "label", "dim_category": 3, "keep_probability": 0.8},
@@ -533,8 +552,6 @@ class TATS(TokenModel):
         }
 
     def _example(self, key: str, number: int, noise: NoiseStream, frames: int) -> Tensor:
-        if key == "label":
-            return noise.integers(self.dim_category, number)
         if key == "text":
             return noise.integers(self.condition_vocabulary, number, self.text_length)
         if key == "audio":
@@ -736,7 +753,7 @@ class TATS(TokenModel):
         choice = check_choice(temperature, top_k, 1.0)
         pick = self.uniform(numbers, seed, "dense", 0, size[0] * size[1] * size[2])
         tokens = slide_densely(self.transformer, condition, size, trained, window, choice, pick)
-        return self.first_stage.decode(self._codes(tokens))
+        return self.first_stage.decode(self.codes(tokens))
 
     def _length(self, num_frames: int | None) -> int:
         length = self.num_frames if num_frames is None else num_frames
@@ -767,8 +784,13 @@ class TATS(TokenModel):
             self._check_window(window)
             seen = window
         numbers = range(first, first + num_videos)
-        condition = self._condition_of(numbers, seed, batch, label)
-        return lambda: self.latents(condition, numbers, seed, choice=choice, window=seen)
+        given = self._given(numbers, seed, batch, label)
+
+        def start() -> Iterator[Tensor]:  # of a video that goes on the condition is encoded already
+            condition = self.condition_tokens(given, num_videos)
+            return self.latents(condition, numbers, seed, choice=choice, window=seen)
+
+        return start
 
     def _check_window(self, window: int) -> None:
         longest = max(1, self.clip_latents - 1)
@@ -776,6 +798,11 @@ class TATS(TokenModel):
             raise UserError(f"window {window}: must be between 1 and {longest}, which fit beside a new latent")
 
     def _condition_of(self, numbers: range, seed: int, batch: Batch | None, label: int | None) -> Tensor:
+        """Tokens ``(N, c)`` of what videos are conditioned on."""
+        return self.condition_tokens(self._given(numbers, seed, batch, label), len(numbers))
+
+    def _given(self, numbers: range, seed: int, batch: Batch | None, label: int | None) -> Batch:
+        """What videos are conditioned on, checked."""
         number = len(numbers)
         if number < 1:
             raise UserError(f"num_videos {number}: must be at least 1")
@@ -794,10 +821,8 @@ class TATS(TokenModel):
             if given["audio"].shape != wanted:
                 raise UserError(f"tats: the given audio is {tuple(given['audio'].shape)}; it must be {wanted}")
         if self.condition == "label":
-            drawn = draw_numbered(numbers, derive_seed(seed, "label"), lambda noise: torch.rand(1, generator=noise))
-            classes = (drawn[:, 0] * self.dim_category).long() if label is None else torch.full((number,), label)
-            given["label"] = classes.to(self.device)
-        return self.condition_tokens(given, number)
+            given["label"] = self.labels(numbers, seed, label)
+        return given
 
     def _check_text(self, text: Tensor) -> None:
         if (
@@ -825,31 +850,11 @@ class TATS(TokenModel):
             condition, window, lambda number: (choice, self.uniform(numbers, seed, "latent", number, self.latent_size))
         ):
             for _ in range(self.latent_stride):
-                yield self._codes(tokens)
+                yield self.codes(tokens)
 
     def slide(self, condition: Tensor, window: int, picks: Any) -> Iterator[Tensor]:
         """Tokens ``(B, h * w)`` of latents, one after the other, in the transformer's numbers, without end."""
         places = None
         if self.transformer.table is not None:
             places = self.transformer.places((self.clip_latents, *self.latent_shape[1:]), None, condition.shape[1] - 1)
-        sliding = SlidingWindow(self.transformer, condition, self.latent_size, window, places)
-        before: list[Tensor] = []
-        number = 0
-        while True:
-            choice, pick = picks(number)
-            before = [*before[-window:], sliding.next(number, before, choice, pick)]
-            yield before[-1]
-            number += 1
-
-    def _codes(self, tokens: Tensor) -> Tensor:
-        """In the codebook's numbers; what belongs to the condition is the first code."""
-        return (tokens - self.condition_vocabulary).clamp(0, self.first_stage.n_codes - 1)
-
-
-def full_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a first stage, as a checkpoint has them."""
-    import inspect
-
-    bound = inspect.signature(TATSVQGAN.__init__).bind(None, **given)
-    bound.apply_defaults()
-    return dict(list(bound.arguments.items())[1:])
+        return slide(self.transformer, condition, self.latent_size, None, window, picks, places)
