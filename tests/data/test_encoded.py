@@ -319,6 +319,15 @@ def test_inspection_shows_codes(tmp_path, root):
     assert found.clip["used_codes"] == used and (tmp_path / "report" / "contact_sheet.png").stat().st_size > 0
 
 
+def test_inspection_names_clips_whose_codes_stay_the_same(tmp_path):
+    def same(video: Tensor) -> Tensor:
+        return torch.zeros_like(tokens_of(video))
+
+    data = Encoded(encoded(tmp_path, encoder=replace(ENCODER, encode=same)), 4)
+    warnings = inspect(VideoDataModule(data, batch_size=1), tmp_path / "report").warnings
+    assert warnings == (f"4 of 4 sampled clips frozen (all steps have the same codes): {', '.join(LENGTHS)}",)
+
+
 def test_inspection_shows_latents(tmp_path):
     def latents(video: Tensor) -> Tensor:
         return tokens_of(video).flatten(2)[..., None].repeat(1, 1, 1, 5) / 256

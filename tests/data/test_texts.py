@@ -114,7 +114,8 @@ def test_a_table_that_cannot_be_read_is_refused(tmp_path):
 
 def test_a_clip_has_the_ids_of_a_caption(root):
     dataset = strips(root)
-    assert dataset.spec.text_length == 10 and dataset.spec.audio_size is None
+    assert (dataset.spec.text_length, dataset.spec.text_vocabulary) == (10, 49408)
+    assert dataset.spec.audio_size is None
     assert "texts of 10 ids" in dataset.describe().splitlines()
     sample = dataset.read(ClipRequest(0, (0, 1, 2), 8))
     assert sample["text"].dtype == torch.int64 and sample["text"].shape == (10,)

@@ -44,7 +44,13 @@ def test_each_line_is_a_caption(tmp_path):
     assert isinstance(contexts, Captions) and len(contexts) == 2
     assert contexts.batch([1, 0])["text"].tolist() == [[ord("r")] * 5, [ord("a")] * 5]
     assert contexts.truth(0, 16) is None
-    assert contexts.identity() == {"captions": ["a dog runs", "rain"], "length": 5}
+    assert contexts.identity() == {"captions": ["a dog runs", "rain"], "length": 5, "merges": None}
+    digests = []
+    for merges in ("a b", "a c"):
+        (tmp_path / "merges").write_text(merges)
+        named = open_contexts(str(tmp_path / "captions.txt"), Painter(), {}, bpe=tmp_path / "merges")
+        digests.append(named.identity()["merges"])
+    assert len({None, *digests}) == 3, "other merges are other ids, and those another sample"
 
 
 def test_the_data_of_training_tell_the_length(tmp_path):

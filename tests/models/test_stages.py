@@ -17,11 +17,13 @@ from tests.models.watching import enliven
 from vidgen.checkpoint import describe_model, write_checkpoint
 from vidgen.data.spec import DataSpec
 from vidgen.errors import UserError
+from vidgen.export import export_checkpoint
 from vidgen.models.base import VideoModel
 from vidgen.models.stages import fill, fingerprint, open_stage
 from vidgen.models.tats.interpolation import TATSInterpolation
 from vidgen.models.tats.transformer import TATS
 from vidgen.models.tats.vqgan import TATSVQGAN
+from vidgen.training.fit import check_resumable
 
 FIRST = {**TATSVQGAN.small_variants()["default"], "resolution": 8, "num_frames": 4, "n_codes": 11}
 SIZES = {"resolution": 8, "num_frames": 8, "n_layer": 1, "n_head": 2, "n_embd": 8}
@@ -77,6 +79,24 @@ def test_one_file_holds_the_chain(tmp_path: Path) -> None:
     assert torch.equal(loaded.first_stage.encode(video), coder.eval().encode(video))
     assert torch.equal(loaded.sample(2, seed=4), model.eval().sample(2, seed=4))
     loaded.check_data(spec(8))
+
+
+def test_an_exported_folder_is_a_stage(path: Path, tmp_path: Path) -> None:
+    folder = export_checkpoint(path, tmp_path / "exported")
+    found, expected = (open_stage("first_stage", where, "tats_vqgan") for where in (folder, path))
+    assert found.description == expected.description and found.arguments == expected.arguments
+    a, b = (TATS(first_stage=where, **SIZES).first_stage.state_dict() for where in (folder, path))
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_is_not_resumed_with_another_first_stage(path: Path, tmp_path: Path) -> None:
+    model = TATS(first_stage=path, **SIZES)
+    train(model, 2, folder=tmp_path)
+    last = tmp_path / "iteration_00000002.ckpt"
+    assert check_resumable(last, TATS(first_stage=path, **SIZES))["model"] == "tats"
+    other = save(first_stage(seed=1), tmp_path / "other.ckpt")
+    message = f"model.first_stage: is another one than {last} was trained with; to resume keep it"
+    assert refusal(lambda: check_resumable(last, TATS(first_stage=other, **SIZES))) == message
 
 
 def test_one_file_holds_three_stages(path: Path, tmp_path: Path) -> None:
@@ -252,4 +272,7 @@ def test_a_first_stage_that_was_never_trained(tmp_path: Path) -> None:
     assert refusal(lambda: TATS(first_stage=raw, **SIZES).check_data(spec(8))) == message
     assert refusal(lambda: TATSInterpolation(first_stage=raw, **GAP).check_data(spec(6))) == message
     description = open_stage("first_stage", raw, "tats_vqgan").description
+    heard = TATS(first_stage=save(first_stage(), tmp_path / "first.ckpt"), audio_stage=raw, condition="audio", **SIZES)
+    sound = spec(8, audio_size=(8, 8))
+    assert refusal(lambda: heard.check_data(sound)) == message.replace("first_stage", "audio_stage")
     assert refusal(lambda: TATS(first_stage=description, **SIZES).check_data(spec(8))) == message

@@ -404,6 +404,7 @@ def test_stream_in_any_pieces_is_the_sample(build: Callable[[], Any]) -> None:
             assert (state.first, len(state.kept)) == (first, end - first), "memory does not grow"
         torch.testing.assert_close(torch.cat(made, 2), expected, rtol=0, atol=1e-6)
     endless, _ = model.stream(num_videos=2, num_frames=12, seed=5, first=3, **OPTIONS)
+    assert model.lookahead_frames is not None
     longer = model.sample(2, num_frames=12 + model.lookahead_frames, seed=5, first=3, **OPTIONS)
     torch.testing.assert_close(endless, longer[:, :, :12], rtol=0, atol=1e-6)
 
@@ -465,9 +466,19 @@ def test_a_decoder_that_needs_the_whole_video_does_not_stream(mixing: str, chang
     message = f"stream: the first stage's {mixing} needs the whole video at once; use sample"
     assert refusal(model.stream, num_frames=4) == message
     assert refusal(model.stream, num_frames=4, total_frames=7) == message
+    assert model.lookahead_frames is None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vidgen.models.tats.transformer.CHUNK", 1)
         assert torch.equal(model.sample(1, num_frames=7), whole)
+
+
+def test_a_transformer_that_diverged_makes_nothing() -> None:
+    model = small()
+    with torch.no_grad():
+        model.transformer.head.weight[0, 0] = torch.nan
+    message = "tats: the transformer's logits are NaN: its training diverged; take an earlier checkpoint"
+    assert refusal(model.sample, 2) == message
+    assert refusal(model.sample, 2, top_k=None) == message
 
 
 WINDOW = "window {}: must be between 1 and {}, which fit beside a new {}"

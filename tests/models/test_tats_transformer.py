@@ -448,6 +448,7 @@ def encoded(model: Any, **change: Any) -> dict[str, Any]:
 def test_fitting_data_are_accepted() -> None:
     small("label", reads="video").check_data(spec(class_names=("a", "b", "c")))
     small("text").check_data(spec(text_length=5))
+    small("text").check_data(spec(text_length=5, text_vocabulary=9))
     small("audio").check_data(spec(audio_size=(8, 4)))
     model = small()
     model.check_data(spec(encoding=encoded(model)))
@@ -513,6 +514,11 @@ def test_other_tokens_are_refused(change: dict[str, Any], message: str) -> None:
             "text",
             {"text_length": 7},
             "model.text_length: is 5, but the data has texts of length 7; make them equal",
+        ),
+        (
+            "text",
+            {"text_length": 5, "text_vocabulary": 10},
+            "model.text_vocabulary 9: the data's texts have 10 ids; set it to that, or more",
         ),
         ("text", {}, "model.condition 'text': needs texts, but the data has none; set data.texts"),
         (

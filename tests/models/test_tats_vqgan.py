@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from vidgen.models.tats.autoencoder import VideoAutoencoder
 from vidgen.models.tats.codebook import Codebook
 from vidgen.models.tats.discriminators import PatchDiscriminator
 from vidgen.models.tats.networks import (
+    PADDINGS,
     PaddedConv3d,
     PaddedConvTranspose3d,
+    Padding,
     decoder_reach,
     encoder_reach,
     pad_edges,
@@ -674,6 +677,7 @@ def test_reconstructions_do_not_depend_on_the_mode_and_leave_no_trace() -> None:
     assert model.given_frames_for({}) == 0 and model.context_frames == 8
 
 
+FEW = "{} {}: too small for {} padding, which takes {} or more"
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"n_codes": 0}, "model.n_codes 0: must be at least 1"),
     ({"width": 0}, "model.width 0: must be at least 1"),
@@ -685,6 +689,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"learning_rate": 0.0}, "model.learning_rate 0: must be above 0, and finite"),
     ({"downsample": (1, 1, 1)}, "model.downsample [1, 1, 1]: must be powers of two, one of them at least 2"),
     ({"downsample": (3, 4, 4)}, "model.downsample [3, 4, 4]: must be powers of two, one of them at least 2"),
+    ({"downsample": (2, 4)}, "model.downsample [2, 4]: must be three numbers, for time, height and width"),
+    ({"padding": "reflect", "num_frames": 2, "padding_scope": "all"}, FEW.format("num_frames", 2, "reflect", 6)),
+    ({"padding": "reflect", "downsample": (1, 4, 4), "num_frames": 2}, FEW.format("num_frames", 2, "reflect", 3)),
+    (
+        {"padding": "circular", "downsample": (4, 1, 4), "resolution": 1, "width": 8},
+        FEW.format("height", 1, "circular", 2),
+    ),
     ({"num_frames": 7}, "model.num_frames 7: must be a multiple of downsample, 2"),
     ({"width": 10}, "model.width 10: must be a multiple of downsample, 4"),
     ({"norm": "group", "n_hiddens": 8}, "model.n_hiddens 8: group norm needs a multiple of 16"),
@@ -704,6 +715,30 @@ def test_impossible_arguments_are_refused(arguments: dict[str, Any], message: st
     assert str(error.value) == message
 
 
+ROUND = {"padding": "reflect", "padding_scope": "all"}
+
+
+@pytest.mark.parametrize("downsample", [(2, 4, 4), (4, 2, 1), (1, 2, 4), (8, 1, 2)])
+@pytest.mark.parametrize("scope", ["encoder", "all"])
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_the_smallest_clips_are_those_that_can_be_padded(
+    padding: Padding, scope: str, downsample: tuple[int, int, int]
+) -> None:
+    found = network(padding=padding, padding_scope=scope, downsample=downsample)
+    for axis in range(3):
+        for fewest, run in (
+            (found.fewest_encoded, lambda size: found.encode(torch.zeros(1, 2, *map(mul, size, downsample)))),
+            (found.fewest_decoded, lambda size: found.decode(torch.zeros(1, *size, dtype=torch.int64))),
+        ):
+            run(fewest)
+            if fewest[axis] > 1:
+                size = [*fewest[:axis], fewest[axis] - 1, *fewest[axis + 1 :]]
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(found, "_check_latents", lambda *_: None)
+                    with pytest.raises(RuntimeError, match=r"^(Argument #\d: )?Padding "):
+                        run(size)
+
+
 def test_what_cannot_be_coded_is_refused() -> None:
     model = small()
     for what, message in (
@@ -719,6 +754,14 @@ def test_what_cannot_be_coded_is_refused() -> None:
         (
             lambda: model.encode(torch.zeros(1, 3, 5, 16, 16)),
             "tats_vqgan: encodes videos (N, C, T, H, W) of multiples of 2 x 4 x 4, not (1, 3, 5, 16, 16)",
+        ),
+        (
+            lambda: small(**ROUND).encode(torch.zeros(1, 3, 2, 16, 16)),
+            "num_frames 2: too small for reflect padding, which takes 6 or more",
+        ),
+        (
+            lambda: small(**ROUND).decode(torch.zeros(1, 2, 1, 4, dtype=torch.int64)),
+            "height 4: too small for reflect padding, which takes 8 or more",
         ),
     ):
         with pytest.raises(UserError) as error:

@@ -192,7 +192,7 @@ def _summarise(module: VideoDataModule, clips: Sequence[SampledClip], skipped: d
         frozen=tuple(frozen),
         skipped=skipped,
         notices=tuple(line for line in notices if not line.endswith("`vidgen data inspect` lists them")),
-        warnings=tuple(_warnings(frozen, len(clips), classes if dataset.labels is not None else [])),
+        warnings=tuple(_warnings(frozen, len(clips), encoded, classes if dataset.labels is not None else [])),
     )
 
 
@@ -204,10 +204,11 @@ def _used(spec: DataSpec, clips: Sequence[SampledClip]) -> dict[str, int]:
     return {"num_codes": spec.encoding["num_codes"], "used_codes": len(np.unique(codes))}
 
 
-def _warnings(frozen: list[str], number: int, classes: Sequence[Tally]) -> Iterable[str]:
+def _warnings(frozen: list[str], number: int, encoded: bool, classes: Sequence[Tally]) -> Iterable[str]:
     if frozen:
         names = ", ".join(shortened(frozen))
-        yield f"{len(frozen)} of {counted(number, 'sampled clip')} frozen (all frames identical): {names}"
+        what = "all steps have the same codes" if encoded else "all frames identical"
+        yield f"{len(frozen)} of {counted(number, 'sampled clip')} frozen ({what}): {names}"
     empty = [name for tally in classes for name, count in tally.counts.items() if not count]
     if empty:
         yield f"classes without videos: {', '.join(shortened(empty))}"

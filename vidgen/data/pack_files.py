@@ -48,6 +48,9 @@ CHOSEN_AT_READING = frozenset(
 )
 """Arguments of data sets of files that change no packed pixel; which videos they leave is told by their names."""
 
+BESIDE = frozenset(("text_length", "text_vocabulary", "audio_size"))
+"""Of a data set's spec, what tells of things beside the frames, which are made at reading."""
+
 DECIDES_CODES = (
     *("model", "fingerprint", "weights", "key", "dtype", "stride", "num_codes", "shape"),
     *("frame_stride", "every", "clip_frames"),
@@ -257,7 +260,7 @@ def make_plan(dataset: VideoDataset, settings: Mapping[str, Any], shard_bytes: i
     plain = plain_settings(settings)
     folder = _only_folder(dataset, (plain.get("split") or {}).get("folder"))
     described = spec.to_dict()
-    deciding = {key: value for key, value in described.items() if key not in ("text_length", "audio_size")}
+    deciding = {key: value for key, value in described.items() if key not in BESIDE}
     arrays: list[NDArray[Any] | None] = [dataset.lengths, dataset.labels]
     signature = b""
     share: tuple[float, int] = (1.0, 0)

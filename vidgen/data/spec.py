@@ -24,6 +24,7 @@ class DataSpec:
         attribute_values: for each column what its numbers 0, 1, ... stand for; empty for a column of plain numbers.
         width: width of the clips where they are no squares, pixels.
         text_length: ids of a text (``text``); None without texts.
+        text_vocabulary: how many ids there are; None without texts.
         audio_size: height and width of a slice of sound (``audio``); None without sound.
         encoding: of videos that come as codes (``tokens`` or ``latents``) in place of frames, what these are, see
             :class:`vidgen.data.encoded.Encoded`; None for frames.
@@ -43,6 +44,7 @@ class DataSpec:
     attribute_values: tuple[tuple[str, ...], ...] = ()
     width: int | None = None
     text_length: int | None = None
+    text_vocabulary: int | None = None
     audio_size: tuple[int, int] | None = None
     encoding: dict[str, Any] | None = None
     digest: str = ""

@@ -39,6 +39,7 @@ from vidgen.data.transforms import (
     to_numbers,
 )
 from vidgen.errors import UserError
+from vidgen.text import VOCABULARY
 
 NAMED = 10
 """Files that cannot be used and are named one by one; of more only their number is told."""
@@ -173,6 +174,7 @@ class StoredVideos(VideoDataset):
             attribute_values=tuple(column.values for column in listing.columns),
             width=width if width != resolution else None,
             text_length=None if texts is None else texts.length,
+            text_vocabulary=None if texts is None else VOCABULARY,
             audio_size=None if audio is None else audio.size,
         )
         labelled = listing.labels if listing.class_names else None

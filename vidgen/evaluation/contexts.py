@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,8 @@ class Captions(Contexts):
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`Contexts.identity`."""
-        return {"captions": self.captions, "length": self.length}
+        merges = None if self.bpe is None else hashlib.sha256(self.bpe.read_bytes()).hexdigest()
+        return {"captions": self.captions, "length": self.length, "merges": merges}
 
 
 def frames_for(model: VideoModel, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,8 +130,8 @@ class VideoModel(pl.LightningModule):
         return None
 
     @property
-    def lookahead_frames(self) -> int:
-        """Frames before the end of a video that its end changes: those of a longer video differ there."""
+    def lookahead_frames(self) -> int | None:
+        """Frames before the end of a video that its end changes: those of a longer video differ there; None for all."""
         return 0
 
     @property

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from vidgen.errors import UserError
 
 Stage = str | Path | dict[str, Any]
-"""Path of a checkpoint, or a description: ``model``, ``model_args`` and ``weights``, a fingerprint."""
+"""Path of a checkpoint or of an exported folder, or a description: ``model``, ``model_args`` and ``weights``, a
+fingerprint."""
 
 
 class Earlier(NamedTuple):
@@ -52,26 +53,44 @@ def open_stage(name: str, stage: Stage, wanted: str) -> Earlier:
 
     weights = None
     if isinstance(stage, Mapping):
-        if not {"model", "model_args"} <= stage.keys():
+        if not is_described(stage):
             raise UserError(f"model.{name}: must be the path of a checkpoint of {wanted!r}")
         about: Mapping[str, Any] = stage
         where = Path(name)
     else:
         where = Path(stage)
-        payload = read_checkpoint(where)
-        about = payload["vidgen"]
-        weights = {**payload["state_dict"], **payload.get("ema", {})}
+        if where.is_dir():
+            from vidgen.export import read_export
+
+            about = read_export(where)
+            weights = about["state_dict"]
+        else:
+            payload = read_checkpoint(where)
+            about = payload["vidgen"]
+            weights = {**payload["state_dict"], **payload.get("ema", {})}
     if about.get("model") != wanted:
         raise UserError(f"model.{name}: {where} holds a {about.get('model')!r}, needed is a {wanted!r}")
     model = known_class(wanted, where)
     try:
-        bound = inspect.signature(model.__init__).bind(None, **about["model_args"])
+        bound = inspect.signature(model.__init__).bind(None, **_tupled(about["model_args"]))
     except (KeyError, TypeError):
         raise UserError(f"model.{name}: {where} has other arguments than a {wanted!r} takes; update vidgen") from None
     bound.apply_defaults()
     arguments = dict(list(bound.arguments.items())[1:])
     described = fingerprint(weights) if weights is not None else str(about.get("weights", ""))
     return Earlier({"model": wanted, "model_args": plain(arguments), "weights": described}, model, arguments, weights)
+
+
+def _tupled(value: Any) -> Any:
+    """With tuples for lists, which an exported folder has in their place."""
+    if isinstance(value, Mapping):
+        return {key: _tupled(entry) for key, entry in value.items()}
+    return tuple(map(_tupled, value)) if isinstance(value, list | tuple) else value
+
+
+def is_described(value: object) -> bool:
+    """Whether an argument of a model is the description of an earlier stage."""
+    return isinstance(value, Mapping) and {"model", "model_args"} <= value.keys()
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor] | None, prefix: str, name: str) -> None:

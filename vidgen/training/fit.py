@@ -25,6 +25,7 @@ from vidgen.errors import UserError
 from vidgen.evaluation.contexts import Contexts
 from vidgen.media import write_video
 from vidgen.models.base import AdversarialModel, Batch, VideoModel
+from vidgen.models.stages import is_described
 from vidgen.registry import MODELS
 from vidgen.training.checkpoints import RunCheckpoints, SafeCheckpointIO, checkpoints_in
 from vidgen.training.curves import draw_curves
@@ -233,6 +234,8 @@ def check_resumable(path: Path, model: VideoModel) -> dict[str, Any]:
     for key, value in wanted["model_args"].items():
         saved = about["model_args"].get(key)
         if saved != value:
+            if is_described(value):
+                raise UserError(f"model.{key}: is another one than {path} was trained with; to resume keep it")
             raise UserError(f"model.{key}: is {value!r}, but {path} was trained with {saved!r}; to resume keep it")
     return about
 

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from vidgen.errors import UserError
 from vidgen.models.stages import fingerprint
 from vidgen.models.tats.codebook import Codebook, Draws, Quantised
-from vidgen.models.tats.networks import Decoder, Encoder, Norm, Padding, Size, decoder_reach, encoder_reach, strides_of
+from vidgen.models.tats.networks import (
+    Decoder,
+    Encoder,
+    Norm,
+    Padding,
+    Size,
+    decoder_reach,
+    encoder_reach,
+    fewest_decoded,
+    fewest_encoded,
+    strides_of,
+)
 
 
 def laid_out(x: Tensor) -> Tensor:
@@ -79,6 +92,9 @@ class VideoAutoencoder(nn.Module):
         mixing = "group norm" if norm == "group" else ""
         self.encoder_mixes = mixing or ("circular padding" if padding == "circular" else "")
         self.decoder_mixes = mixing or ("circular padding" if everywhere == "circular" else "")
+        self.padding = padding
+        self.fewest_encoded = fewest_encoded(downsample, padding, everywhere)
+        self.fewest_decoded = fewest_decoded(downsample, everywhere)
         self.encoder = Encoder(channels, n_hiddens, downsample, norm, padding, everywhere)
         width = n_hiddens * 2 ** len(strides)
         self.project = nn.Conv3d(width, embedding_dim, 1)
@@ -108,6 +124,25 @@ class VideoAutoencoder(nn.Module):
         shape = (size // factor for size, factor in zip((num_frames, height, width), self.downsample, strict=True))
         return tuple(shape)  # type: ignore[return-value]
 
+    def check_size(self, num_frames: int, height: int, width: int) -> None:
+        """Check that clips of a size can be encoded and decoded.
+
+        Raises:
+            UserError: they are too small to be padded; the message names the config key.
+        """
+        latents = self.latent_shape(num_frames, height, width)
+        outer = 2 * self.real_frames // self.downsample[0]
+        self._check_latents(latents, self.fewest_encoded)
+        self._check_latents((latents[0] - outer, *latents[1:]), self.fewest_decoded)
+
+    def _check_latents(self, found: Sequence[int], fewest: Size) -> None:
+        for name, number, least, factor in zip(
+            ("num_frames", "height", "width"), found, fewest, self.downsample, strict=True
+        ):
+            if number < least:
+                wanted = f"{least * factor} or more"
+                raise UserError(f"{name} {number * factor}: too small for {self.padding} padding, which takes {wanted}")
+
     def latents(self, video: Tensor) -> Tensor:
         """Latents ``(B, D, t, h, w)``, not quantised, of ``video`` ``(B, C, T, H, W)`` in [-0.5, 0.5]."""
         return self.project(self.encoder(laid_out(video)))
@@ -132,7 +167,12 @@ class VideoAutoencoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
-        """Tokens int64 ``(B, t, h, w)`` of ``video`` ``(B, C, T, H, W)`` in [-1, 1], of any length and size."""
+        """Tokens int64 ``(B, t, h, w)`` of ``video`` ``(B, C, T, H, W)`` in [-1, 1], of any length and size.
+
+        Raises:
+            UserError: it is too small to be padded.
+        """
+        self._check_latents(self.latent_shape(*video.shape[2:]), self.fewest_encoded)
         return self.codebook.nearest(self.latents(self._official(video)))
 
     @torch.no_grad()
@@ -142,7 +182,12 @@ class VideoAutoencoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        """Video ``(B, C, T, H, W)`` in [-1, 1] of tokens ``(B, t, h, w)``."""
+        """Video ``(B, C, T, H, W)`` in [-1, 1] of tokens ``(B, t, h, w)``.
+
+        Raises:
+            UserError: it is too small to be padded.
+        """
+        self._check_latents(tokens.shape[1:], self.fewest_decoded)
         frames = self.frames(self.codebook.lookup(tokens))
         return (2 * frames.float()).clamp_(-1, 1)
 

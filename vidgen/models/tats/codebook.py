@@ -18,6 +18,8 @@ from vidgen.distributed import sum_over_ranks, world
 DECAY = 0.99
 SMOOTHING = 1e-7
 COMMITMENT = 0.25
+MOST_ROWS = 8192
+"""Latents that are compared with all codes at once."""
 JITTER = 0.01
 """Standard deviation, times the root of the size of a code, of what tells copies of a latent apart."""
 
@@ -143,8 +145,12 @@ class Codebook(nn.Module):
 
     def _nearest(self, rows: Tensor) -> Tensor:
         with torch.autocast(rows.device.type, enabled=False):
-            # the distance less what is the same for all codes
-            return torch.addmm(self.embeddings.square().sum(1), rows, self.embeddings.t(), alpha=-2).argmin(1)
+            squares = self.embeddings.square().sum(1)
+            # the distance less what is the same for all codes; in parts, as the matrix of a long video is large
+            found = [
+                torch.addmm(squares, part, self.embeddings.t(), alpha=-2).argmin(1) for part in rows.split(MOST_ROWS)
+            ]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     @torch.no_grad()
     def _start(self, rows: Tensor, z: Tensor, draws: Any) -> None:

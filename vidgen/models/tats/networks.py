@@ -194,6 +194,25 @@ class Decoder(nn.Module):
         return self.last(x)
 
 
+def fewest_padded(elements: int, mode: Padding) -> int:
+    """The shortest axis that can be padded by some elements on a side."""
+    return {"reflect": elements + 1, "circular": max(elements, 1)}.get(mode, 1)
+
+
+def fewest_encoded(downsample: Size, mode: Padding, block_mode: Padding) -> Size:
+    """Latents along each axis of the smallest video that :class:`Encoder` can pad; arguments as there."""
+    levels = len(strides_of(downsample))
+    # a level that leaves an axis as long as it is pads it by 2, at the length of the latents if it is the last one
+    return tuple(  # type: ignore[return-value]
+        max(fewest_padded(2 if 2**levels > factor else 0, mode), fewest_padded(1, block_mode)) for factor in downsample
+    )
+
+
+def fewest_decoded(downsample: Size, mode: Padding) -> Size:
+    """Latents along each axis of the smallest video that :class:`Decoder` can pad; arguments as there."""
+    return tuple(fewest_padded(2 if factor == 1 else 1, mode) for factor in downsample)  # type: ignore[return-value]
+
+
 def encoder_reach(strides: Sequence[int]) -> tuple[int, int]:
     """Frames that a latent depends on: from ``s t - before`` to ``s t + after``, where s is the whole stride.
 

@@ -6,12 +6,14 @@ Each token is chosen by a callable, so that a sequence can be made again from re
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from vidgen.errors import UserError
 from vidgen.models.tats.gpt import GPT, Cache, interpolation_mask
 
 Pick = Callable[[Tensor], Tensor]
@@ -80,12 +82,20 @@ class Uniform:
     def __init__(self, numbers: Tensor) -> None:
         self.numbers = numbers
         self.used = 0
+        self.total: Tensor | float = 0.0
 
     def __call__(self, probabilities: Tensor) -> Tensor:
-        """The next token of each sequence."""
+        """The next token of each sequence.
+
+        Raises:
+            UserError: with the last token, so that a device is asked once: probabilities were NaN.
+        """
         sums = probabilities.cumsum(-1, dtype=torch.float64)
         wanted = self.numbers[:, self.used, None] * sums[:, -1:]
         self.used += 1
+        self.total = self.total + sums[:, -1].sum()
+        if self.used == self.numbers.shape[1] and math.isnan(self.total):
+            raise UserError("tats: the transformer's logits are NaN: its training diverged; take an earlier checkpoint")
         found = torch.searchsorted(sums, wanted, right=True)[:, 0]
         return found.clamp_(max=probabilities.shape[-1] - 1)
 

@@ -283,8 +283,10 @@ class TokenModel(LikelihoodModel):
         return not self.first_stage.decoder_mixes
 
     @property
-    def lookahead_frames(self) -> int:
-        """Frames that the decoder makes otherwise where more follow."""
+    def lookahead_frames(self) -> int | None:
+        """Frames that the decoder makes otherwise where more follow; all where it mixes them."""
+        if self.first_stage.decoder_mixes:
+            return None
         reach = self.first_stage.decoder_reach[1]
         return reach * self.first_stage.downsample[0]
 
@@ -450,7 +452,11 @@ class TATS(TokenModel):
             arguments = stage.arguments
             height = arguments["resolution"]
             self.audio_size = (num_frames, height, arguments["width"] or height)
-            check_downsample(self.audio_stage.downsample, *self.audio_size)
+            factor = self.audio_stage.downsample[0]
+            if num_frames % factor:
+                raise UserError(
+                    f"model.num_frames {num_frames}: must be a multiple of {factor}, by which audio_stage shrinks time"
+                )
             t, h, w = self.audio_stage.latent_shape(*self.audio_size)
             lengths["audio"], vocabularies["audio"] = t * h * w, self.audio_stage.n_codes
         self.condition_length, self.condition_vocabulary = lengths[condition], vocabularies[condition]
@@ -458,6 +464,10 @@ class TATS(TokenModel):
         needed = self.condition_length + clip - 1
         block = needed if block_size is None else block_size
         check_transformer(n_layer, n_head, n_embd, block, needed)
+        if position_table is not None and len(position_table) != 3:
+            raise UserError(
+                f"model.position_table {list(position_table)}: must be three numbers, for time, height and width"
+            )
         table = None if position_table is None else (position_table[0], position_table[1], position_table[2])
         shape = (self.clip_latents, *self.latent_shape[1:])
         if table is not None and any(a < b for a, b in zip(table, shape, strict=True)):
@@ -509,10 +519,17 @@ class TATS(TokenModel):
             if spec.text_length is None:
                 raise UserError("model.condition 'text': needs texts, but the data has none; set data.texts")
             check_equal("text_length", self.text_length, spec.text_length, "texts of length")
+            if (spec.text_vocabulary or 0) > self.condition_vocabulary:
+                raise UserError(
+                    f"model.text_vocabulary {self.condition_vocabulary}: the data's texts have"
+                    f" {spec.text_vocabulary} ids; set it to that, or more"
+                )
         if self.condition == "audio":
             if spec.audio_size is None:
                 raise UserError("model.condition 'audio': needs sound, but the data has none; set data.audio")
             check_equal("audio_stage", list(self.audio_size[1:]), list(spec.audio_size), "sound of size")
+            if not self.audio_stage.codebook.is_initialised:
+                raise UserError("model.audio_stage: was never trained; train it first, or name its checkpoint")
         full = (spec.encoding or {}).get("full_shape", self.latent_shape[1:])
         if self.transformer.table is not None and any(
             place < size for place, size in zip(self.transformer.table.shape[2:4], full, strict=True)

@@ -15,7 +15,7 @@ LPIPS has no dropout unless ``perceptual_dropout`` asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -182,7 +182,6 @@ class TATSVQGAN(AdversarialModel):
         self.size = (resolution, resolution if width is None else width)
         self.num_frames = num_frames
         self.channels = channels
-        downsample = (downsample[0], downsample[1], downsample[2])
         check_downsample(downsample, num_frames, *self.size)
         _check_padding(padding, real_frames, num_frames, downsample[0])
         if norm == "group" and 2 * n_hiddens % GROUPS:
@@ -199,6 +198,7 @@ class TATSVQGAN(AdversarialModel):
         self.learning_rate = learning_rate
         self.betas = (beta1, beta2)
         self.autoencoder = self.build_autoencoder(**self.init_args)
+        self.autoencoder.check_size(num_frames, *self.size)
         self.image_discriminator = PatchDiscriminator(2, channels, disc_channels, disc_layers)
         self.video_discriminator = PatchDiscriminator(3, channels, disc_channels, disc_layers)
         self.perceptual: PerceptualLoss | None = None
@@ -510,12 +510,14 @@ class TATSVQGAN(AdversarialModel):
             return self.decode(self.encode(video))[:, :, :length].contiguous()
 
 
-def check_downsample(downsample: tuple[int, int, int], num_frames: int, height: int, width: int) -> None:
+def check_downsample(downsample: Sequence[int], num_frames: int, height: int, width: int) -> None:
     """Check that clips can be halved as often as they shall be.
 
     Raises:
         UserError: they cannot; the message names the config key.
     """
+    if len(downsample) != 3:
+        raise UserError(f"model.downsample {list(downsample)}: must be three numbers, for time, height and width")
     if min(downsample) < 1 or max(downsample) < 2 or any(factor & (factor - 1) for factor in downsample):
         raise UserError(f"model.downsample {list(downsample)}: must be powers of two, one of them at least 2")
     names = ("num_frames", "resolution", "width")
