@@ -18,6 +18,7 @@ Printed is a Markdown table; OUT gets it as JSON with all numbers, and a plot.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import sys
@@ -144,17 +145,18 @@ def measure_chains(
         real: clips as long as a window, uint8 ``(C, T, H, W)``.
         options: of the command.
     """
+    clips = FrechetVideoDistanceWindows(
+        window=options.window,
+        window_stride=options.window_stride,
+        total_frames=options.frames,
+        weights=options.weights,
+    )
+    for at in range(0, len(real), 8):
+        clips.update(torch.stack(list(real[at : at + 8])), real=True)
     results: dict[str, dict[str, Any]] = {}
     for name, model in chains.items():
-        metric = FrechetVideoDistanceWindows(
-            window=options.window,
-            window_stride=options.window_stride,
-            total_frames=options.frames,
-            weights=options.weights,
-        )
-        for at in range(0, len(real), 8):
-            metric.update(torch.stack(list(real[at : at + 8])), real=True)
-        keywords = {"window": options.latents} if options.latents else {}
+        metric = copy.deepcopy(clips)
+        keywords = {} if options.latents is None else {"window": options.latents}
         results[name] = {
             "time_leak": leak_of(model, dataset, options.clips),
             "starts": list(metric.starts),
@@ -201,6 +203,21 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
         figure.savefig(file, format="png", dpi=120)
 
 
+def open_chains(texts: Sequence[str]) -> dict[str, TATS]:
+    """The chains of a command, by name.
+
+    Raises:
+        UserError: see :func:`open_chain`; or two have one name.
+    """
+    chains: dict[str, TATS] = {}
+    for text in texts:
+        name, model = open_chain(text)
+        if name in chains:
+            raise UserError(f"{text}: a chain before it is called {name!r} too; name them apart")
+        chains[name] = model
+    return chains
+
+
 def open_chain(text: str) -> tuple[str, TATS]:
     """Name and model of ``NAME=CHECKPOINT``.
 
@@ -233,11 +250,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", default="auto", metavar="FILE|random", help="of the I3D network (auto)")
     options = parser.parse_args(arguments)
     try:
-        chains = dict(open_chain(text) for text in options.chains)
+        for name, least in {"videos": 2, "window": 1, "clips": 1, "real": 2, "batch-size": 1}.items():
+            value = getattr(options, name.replace("-", "_"))
+            if value < least:
+                raise UserError(f"--{name} {value}: must be at least {least}")
+        chains = open_chains(options.chains)
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out: {options.out} cannot be made: {error.strerror or error}") from error
         dataset, native = open_videos(options.data, "--data")
         real = _real_clips(dataset, native, options.window, options.real)
         results = measure_chains(chains, dataset, real, options)
-        options.out.mkdir(parents=True, exist_ok=True)
         with atomic_file(options.out / "results.json") as file:
             file.write(json.dumps(results, indent=2, default=str).encode() + b"\n")
         draw(results, options.out / "plot.png")
