@@ -528,6 +528,7 @@ class TATS(TokenModel):
             if spec.audio_size is None:
                 raise UserError("model.condition 'audio': needs sound, but the data has none; set data.audio")
             check_equal("audio_stage", list(self.audio_size[1:]), list(spec.audio_size), "sound of size")
+            assert self.audio_stage is not None
             if not self.audio_stage.codebook.is_initialised:
                 raise UserError("model.audio_stage: was never trained; train it first, or name its checkpoint")
         full = (spec.encoding or {}).get("full_shape", self.latent_shape[1:])
