@@ -18,6 +18,7 @@ from tests.fixtures.tats.networks import gpt_shapes, mask_of, new_state, prefixe
 from vidgen.cli.main import main
 from vidgen.errors import UserError
 from vidgen.interop import convert
+from vidgen.interop.tats import SWITCHES
 from vidgen.models.tats.interpolation import TATSInterpolation
 from vidgen.models.tats.transformer import TATS
 from vidgen.models.tats.vqgan import TATSVQGAN
@@ -725,6 +726,14 @@ def test_other_files_are_one_line(tmp_path: Path) -> None:
     assert refusal("tats", write(source, {"netD.weight": torch.zeros(1)})).startswith("has netD.weight, which belongs")
     first = prefixed("first_stage_model.", vqgan_state())
     assert refusal("tats", write(source, first)) == "lacks transformer.tok_emb.weight"
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_tensor_is_no_argument(name: str, tmp_path: Path) -> None:
+    source = tmp_path / "x.ckpt"
+    for value in (torch.zeros(3), torch.ones(())):
+        content = lightning(vqgan_state(), {**VQGAN_ARGS, name: value})
+        assert refusal("tats_vqgan", write(source, content)) == f"its argument {name} is a tensor"
 
 
 def test_a_file_cannot_ask_for_a_model_larger_than_itself(tmp_path: Path) -> None:

@@ -452,6 +452,19 @@ def test_distances_stay_in_float32_under_bfloat16() -> None:
     assert found.counts.dtype == found.embeddings.dtype == torch.float32
 
 
+def test_half_precision_leaves_the_codebook_alone() -> None:
+    model = TATSVQGAN(**SMALL).to(torch.bfloat16).train()
+    found = model.autoencoder.codebook
+    assert model.autoencoder.project.weight.dtype == torch.bfloat16
+    assert found.embeddings.dtype == found.counts.dtype == found.sums.dtype == torch.float32
+    z = model.autoencoder.latents(clips(model)["video"].to(torch.bfloat16) / 2)
+    found(z, NoiseStream(0))
+    found(z, NoiseStream(1))
+    assert z.dtype == torch.bfloat16
+    expected = 0.99**2 * len(found.counts) + (1 - 0.99**2) * z[:, 0].numel()
+    assert found.counts.sum().item() == pytest.approx(expected, rel=1e-5), "half precision would lose the small steps"
+
+
 def learned_on_rank(z: Tensor, number: int) -> dict[str, Tensor]:
     """Codes after a first batch and two more, of which a rank sees its clips, and what was measured of the last."""
     rank, size = world()

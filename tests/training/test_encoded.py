@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +142,25 @@ def test_metrics_need_the_videos_that_were_encoded(folder, capsys):
     )
     assert not Path("run/checkpoints").exists()
     assert fit() == 0
+
+
+def test_a_class_that_an_encoded_folder_names_is_not_imported(folder):
+    Path("planted.py").write_text("open('executed', 'w').close()\n")
+    pack = Path("codes", "pack.json")
+    about = json.loads(pack.read_text())
+    about["encoding"]["source"]["data"]["name"] = "planted.Videos"
+    pack.write_text(json.dumps(about))
+    sys.path.insert(0, str(folder))
+    try:
+        with pytest.raises(UserError) as caught:
+            real_videos(Encoded("codes", 4), "eval")
+    finally:
+        sys.path.remove(str(folder))
+    assert str(caught.value) == (
+        "eval: needs the videos that were encoded into 'codes', which cannot be opened (it names 'planted.Videos',"
+        " which is not imported here); put them back"
+    )
+    assert not Path("executed").exists()
 
 
 def test_frames_and_codes_are_not_taken_for_each_other(folder, capsys):
