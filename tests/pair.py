@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import traceback
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+PATIENCE = 10
+"""Seconds that a rank has left where the other failed; it may wait for that one in vain."""
 
 
 def _serve(rank: int, port: int, tasks: Any, results: Any) -> None:
@@ -32,6 +36,9 @@ class ProcessPair:
     """Runs a module-level function on two ranks at once and returns both results in rank order."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -49,14 +56,29 @@ class ProcessPair:
         """Call ``function(**arguments)`` on both ranks.
 
         Raises:
-            AssertionError: a rank raised; the message is its traceback.
+            AssertionError: a rank raised, and the message is its traceback, or did not answer in time. What comes next
+                is then run by a new pair.
         """
         for tasks in self._tasks:
             tasks.put((function, arguments))
-        answers = sorted((self._results.get(timeout=timeout) for _ in range(2)), key=lambda answer: answer[0])
-        for rank, fine, value in answers:
+        answers: dict[int, tuple[bool, Any]] = {}
+        try:
+            for _ in range(2):
+                rank, fine, value = self._results.get(timeout=timeout)
+                answers[rank] = fine, value
+                timeout = timeout if fine else PATIENCE
+        except queue.Empty:
+            self._kill()
+            self._start()
+        for rank, (fine, value) in answers.items():
             assert fine, f"rank {rank} failed:\n{value}"
-        return [value for _, _, value in answers]
+        assert len(answers) == 2, f"{2 - len(answers)} of 2 ranks did not answer"
+        return [value for _, (_, value) in sorted(answers.items())]
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
 
     def close(self) -> None:
         """End both processes."""
@@ -64,5 +86,4 @@ class ProcessPair:
             tasks.put(None)
         for process in self._processes:
             process.join(10)
-            if process.is_alive():
-                process.kill()
+        self._kill()
