@@ -18,7 +18,7 @@ from references.tats import Official, corresponding
 from torch import Tensor
 
 from vidgen.errors import UserError
-from vidgen.interop.tats import TRANSFORMER_PART
+from vidgen.interop.tats_names import TRANSFORMER_PART
 from vidgen.models.tats.gpt import GPT, Cache
 from vidgen.models.tats.sampling import Choice, generate
 

@@ -18,7 +18,7 @@ from tests.fixtures.tats.networks import gpt_shapes, mask_of, new_state, prefixe
 from vidgen.cli.main import main
 from vidgen.errors import UserError
 from vidgen.interop import convert
-from vidgen.interop.tats import SWITCHES
+from vidgen.interop.tats_arguments import SWITCHES
 from vidgen.models.tats.interpolation import TATSInterpolation
 from vidgen.models.tats.transformer import TATS
 from vidgen.models.tats.vqgan import TATSVQGAN

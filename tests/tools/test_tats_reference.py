@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from vidgen.interop.tats import TRANSFORMER_PART
+from vidgen.interop.tats_names import TRANSFORMER_PART
 from vidgen.models.base import Batch, LikelihoodModel, LossTerms, VideoModel
 from vidgen.models.tats.gpt import GPT, Cache
 from vidgen.models.tats.sampling import Choice, generate_uncached

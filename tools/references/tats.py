@@ -25,7 +25,7 @@ from pairing import commit_of
 from torch import Tensor, nn
 
 from vidgen.errors import UserError
-from vidgen.interop.tats import AUTOENCODER_PART, TRANSFORMER_PART, Part, official_names
+from vidgen.interop.tats_names import AUTOENCODER_PART, TRANSFORMER_PART, Part, official_names
 from vidgen.losses.perceptual import CONVOLUTIONS, WIDTHS
 from vidgen.models.base import Batch, VideoModel
 from vidgen.models.tats.transformer import TATS

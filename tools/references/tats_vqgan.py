@@ -18,7 +18,7 @@ from pairing import Reference as BaseReference
 from references.tats import Official, clip, corresponding
 from torch import Tensor, nn
 
-from vidgen.interop.tats import VQGAN_PARTS
+from vidgen.interop.tats_names import VQGAN_PARTS
 from vidgen.losses.perceptual import DROPOUT, PerceptualLoss
 from vidgen.models.base import Batch, VideoModel
 from vidgen.models.tats.vqgan import TATSVQGAN

@@ -1,4 +1,4 @@
-"""Official TATS checkpoints: the layout of their modules, what it is called here, and how to read the files.
+"""Official TATS checkpoints: how to read the files.
 
 The official code saves Lightning checkpoints: the state dict, and the command line's arguments in ``hyper_parameters``.
 That of the transformer holds the whole autoencoder too, and that of audio where it has one. Sizes are read from shapes
@@ -25,197 +25,47 @@ from torch import Tensor
 
 from vidgen.errors import UserError
 from vidgen.interop.arguments import (
-    RATE,
-    SHARE,
-    TRUTH,
-    WEIGHT,
-    Rule,
     check_value,
-    one_of,
     shown,
-    whole,
     whole_numbers,
 )
 from vidgen.interop.state_dicts import Given, as_stored, build, problems_of, shape_of
+from vidgen.interop.tats_arguments import (
+    MORE_SETTINGS,
+    SWITCHES,
+    TEXT_LENGTH,
+    TRANSFORMER_SETTINGS,
+    TRANSFORMER_SIZES,
+    VQGAN_SIZES,
+    clip_of,
+    clip_of_tokens,
+    condition_and_classes,
+    condition_of,
+    given_options,
+    rate_of,
+    require,
+    settings_of,
+    vqgan_settings,
+)
+from vidgen.interop.tats_names import (
+    AUDIO_STAGE,
+    AUTOENCODER_PART,
+    DISCRIMINATORS,
+    FIRST_STAGE,
+    MASK,
+    TRANSFORMER_PART,
+    UNUSED,
+    VQGAN_PARTS,
+    Part,
+    State,
+    official_name,
+    translate,
+)
 from vidgen.models.stages import fingerprint, open_stage
 from vidgen.models.tats.gpt import interpolation_mask
 from vidgen.models.tats.interpolation import TATSInterpolation
 from vidgen.models.tats.transformer import TATS
 from vidgen.models.tats.vqgan import TATSVQGAN
-
-State = Mapping[str, Tensor]
-
-
-# Names ---------------------------------------------------------------------------------------------------------------
-
-_RESIDUAL = {"norm1": "norm1", "conv1.conv": "conv1", "norm2": "norm2", "conv2.conv": "conv2"}
-
-AUTOENCODER = {
-    "encoder.conv_first.conv": "encoder.first",
-    "encoder.conv_blocks.#.down.conv": "encoder.levels.#.down",
-    **{f"encoder.conv_blocks.#.res.{theirs}": f"encoder.levels.#.res.{ours}" for theirs, ours in _RESIDUAL.items()},
-    "encoder.final_block.0": "encoder.norm",
-    "pre_vq_conv.conv": "project",
-    "post_vq_conv.conv": "unproject",
-    "decoder.final_block.0": "decoder.norm",
-    "decoder.conv_blocks.#.up.convt": "decoder.levels.#.up",
-    **{
-        f"decoder.conv_blocks.#.{res}.{theirs}": f"decoder.levels.#.{res}.{ours}"
-        for res in ("res1", "res2")
-        for theirs, ours in _RESIDUAL.items()
-    },
-    "decoder.conv_last.conv": "decoder.last",
-}
-"""Official module -> ours, in VideoAutoencoder; ``#`` is the number of a level."""
-
-CODEBOOK = {"embeddings": "embeddings", "N": "counts", "z_avg": "sums"}
-"""Official buffer of the codebook -> ours."""
-
-DISCRIMINATOR = {"model#.0": "stages.#.convolution", "model#.1": "stages.#.norm"}
-"""Official module -> ours, in PatchDiscriminator."""
-
-TRANSFORMER = {
-    "tok_emb": "token_embedding",
-    "blocks.#.ln1": "blocks.#.norm1",
-    "blocks.#.ln2": "blocks.#.norm2",
-    "blocks.#.attn.query": "blocks.#.qkv",
-    "blocks.#.attn.key": "blocks.#.qkv",
-    "blocks.#.attn.value": "blocks.#.qkv",
-    "blocks.#.attn.proj": "blocks.#.project",
-    "blocks.#.mlp.0": "blocks.#.expand",
-    "blocks.#.mlp.2": "blocks.#.contract",
-    "ln_f": "norm",
-    "head": "head",
-}
-"""Official module -> ours, in GPT; queries, keys and values are one layer here, one below the other."""
-
-POSITIONS = {"pos_emb": "positions", "vtokens_pos_emb": "table"}
-"""Official parameter of the transformer -> ours."""
-
-QKV = ("query", "key", "value")
-"""Rows of our ``qkv``, in this order."""
-
-_UNUSED = re.compile(r"perceptual_model\..*")
-"""LPIPS, which no vidgen checkpoint holds."""
-_MASK = re.compile(r"blocks\.\d+\.attn\.mask")
-"""Of the transformer, which follows from its sizes."""
-
-
-class Part(NamedTuple):
-    """A network inside an official file.
-
-    Args:
-        prefix: of its entries.
-        ours: path in our model.
-        tables: official module -> ours, official entry -> ours.
-    """
-
-    prefix: str
-    ours: str
-    tables: tuple[Mapping[str, str], Mapping[str, str]]
-
-
-_CODEBOOK = {f"codebook.{theirs}": f"codebook.{ours}" for theirs, ours in CODEBOOK.items()}
-
-AUTOENCODER_PART = Part("", "autoencoder", (AUTOENCODER, _CODEBOOK))
-DISCRIMINATORS = (
-    Part("image_discriminator.", "image_discriminator", (DISCRIMINATOR, {})),
-    Part("video_discriminator.", "video_discriminator", (DISCRIMINATOR, {})),
-)
-VQGAN_PARTS = (AUTOENCODER_PART, *DISCRIMINATORS)
-TRANSFORMER_PART = Part("transformer.", "transformer", (TRANSFORMER, POSITIONS))
-FIRST_STAGE = Part("first_stage_model.", "first_stage", (AUTOENCODER, _CODEBOOK))
-AUDIO_STAGE = Part("cond_stage_model.", "audio_stage", (AUTOENCODER, _CODEBOOK))
-
-
-def translate(state: State, part: Part) -> dict[str, Tensor]:
-    """A network under our names; queries, keys and values are joined, what we do not keep is left out.
-
-    Args:
-        state: its official state dict, without prefix.
-        part: which network it is.
-
-    Raises:
-        UserError: an entry is not part of the official network, or a query has no key or value of its size.
-    """
-    modules, entries = part.tables
-    found: dict[str, Tensor] = {}
-    split: dict[str, dict[str, Tensor]] = {}
-    for key, value in state.items():
-        if key in entries:
-            found[entries[key]] = value
-            continue
-        if _UNUSED.fullmatch(key) or (modules is TRANSFORMER and _MASK.fullmatch(key)):
-            continue
-        module, _, entry = key.rpartition(".")
-        ours = _renamed(module, modules)
-        if ours is None:
-            raise UserError(f"has {part.prefix}{key}, which is not part of the official module")
-        if ours.endswith(".qkv"):
-            split.setdefault(f"{ours}.{entry}", {})[module.rpartition(".")[2]] = value
-        else:
-            found[f"{ours}.{entry}"] = value
-    for name, parts in split.items():
-        found[name] = _joined(name, parts, part)
-    if "codebook.embeddings" in found:
-        found["codebook.initialised"] = torch.tensor(True)
-    return found
-
-
-def official_entries(name: str, value: Tensor, part: Part) -> dict[str, Tensor]:
-    """What an entry of one of our networks is there, by official name without prefix: the inverse of translating.
-
-    Args:
-        name: the entry, or a parameter whose gradient ``value`` is.
-        value: of its shape.
-        part: which network it belongs to.
-    """
-    names = official_names(name, part)
-    return dict(zip(names, value.chunk(len(names)) if len(names) > 1 else [value], strict=True))
-
-
-def official_names(name: str, part: Part) -> list[str]:
-    """Official names, without prefix, of an entry of one of our networks: of three layers where we have one."""
-    modules, entries = part.tables
-    for theirs, ours in entries.items():
-        if name == ours:
-            return [theirs]
-    module, _, entry = name.rpartition(".")
-    if module.endswith(".qkv"):
-        block = module.removesuffix(".qkv")
-        return [f"{block}.attn.{which}.{entry}" for which in QKV]
-    official = _renamed(module, {ours: theirs for theirs, ours in modules.items()})
-    if official is None:
-        raise KeyError(f"{name} has no name in the official code")
-    return [f"{official}.{entry}"]
-
-
-def official_name(prefix: str, part: Part, name: str) -> str:
-    """One official name, for messages."""
-    return f"{prefix}{official_names(name, part)[0]}"
-
-
-def _renamed(module: str, table: Mapping[str, str]) -> str | None:
-    """The other name of a module, or None; the first number in it is that of a level, a stage or a block."""
-    for template, other in table.items():
-        pattern = re.escape(template).replace(r"\#", r"(0|[1-9]\d{0,5})")
-        match = re.fullmatch(pattern, module, re.ASCII)
-        if match:
-            return other.replace("#", match[1]) if match.groups() else other
-    return None
-
-
-def _joined(name: str, parts: Mapping[str, Tensor], part: Part) -> Tensor:
-    """Queries, keys and values one below the other."""
-    names = [f"{part.prefix}{official}" for official in official_names(name, part)]
-    for which, official in zip(QKV, names, strict=True):
-        if which not in parts:
-            raise UserError(f"lacks {official}")
-        found, right = tuple(parts[which].shape), tuple(parts[QKV[0]].shape)
-        if not found or found != right:
-            raise UserError(f"{official} is {found}, expected {right}")
-    return torch.cat([parts[which] for which in QKV])
-
 
 # Files ---------------------------------------------------------------------------------------------------------------
 
@@ -271,7 +121,7 @@ def read_vqgan(
         UserError: the file cannot be read safely, its entries are not those of the official networks, its arguments say
             something else than they do, or an option is missing or has a value that cannot be.
     """
-    options = _given(downsample=downsample, num_frames=num_frames, resolution=resolution, width=width)
+    options = given_options(downsample=downsample, num_frames=num_frames, resolution=resolution, width=width)
     content = _read(source)
     with problems_of(source):
         if any(key.startswith((TRANSFORMER_PART.prefix, FIRST_STAGE.prefix)) for key in content.state):
@@ -281,7 +131,7 @@ def read_vqgan(
         _compare(sizes, content.args, VQGAN_SIZES)
         levels = sizes.pop("levels")
         settings = {**vqgan_settings(content.args), **options}
-        _require(settings, ("downsample", "num_frames", "resolution"))
+        require(settings, ("downsample", "num_frames", "resolution"))
         _check_levels(settings["downsample"], levels, "downsample" if downsample else "args.downsample")
         settings["downsample"] = tuple(settings["downsample"])
         networks = {
@@ -320,7 +170,7 @@ def read_transformer(
     Raises:
         UserError: as :func:`read_vqgan`.
     """
-    options = _given(num_frames=num_frames, resolution=resolution, n_head=n_head, learning_rate=learning_rate)
+    options = given_options(num_frames=num_frames, resolution=resolution, n_head=n_head, learning_rate=learning_rate)
     stages = {"first_stage": first_stage, "audio_stage": audio_stage}
     return _read_tokens(source, False, options, downsample, stages)
 
@@ -352,7 +202,7 @@ def read_interpolation(
     Raises:
         UserError: as :func:`read_vqgan`.
     """
-    options = _given(
+    options = given_options(
         num_frames=num_frames, resolution=resolution, n_head=n_head, learning_rate=learning_rate, sampler=sampler
     )
     return _read_tokens(source, True, options, downsample, {"first_stage": first_stage, "keys": keys})
@@ -374,7 +224,7 @@ def _read_tokens(
         downsample: of the autoencoder.
         stages: argument of the model -> converted checkpoint of an earlier stage, or None.
     """
-    _given(downsample=downsample)
+    given_options(downsample=downsample)
     content = _read(source)
     opened = {name: _converted(Path(path), name) for name, path in stages.items() if path is not None}
     with problems_of(source):
@@ -389,8 +239,8 @@ def _read_tokens(
                 f"its attention is that of a {name} (n_unmasked {unmasked}); convert it with --model {name}"
             )
         said = condition_of(content.args, content.more)
-        settings = {**_settings(content.args, TRANSFORMER_SETTINGS), **_clip(content.args), **_rate(content.args)}
-        settings |= {**_settings(content.more, MORE_SETTINGS, ""), **options}
+        settings = {**settings_of(content.args, TRANSFORMER_SETTINGS), **clip_of(content.args), **rate_of(content.args)}
+        settings |= {**settings_of(content.more, MORE_SETTINGS, ""), **options}
         used: dict[str, Stage] = {}
         length = TEXT_LENGTH if said == "text" else 1
         if said == "audio" or (said is None and AUDIO_STAGE.prefix in states):
@@ -400,9 +250,9 @@ def _read_tokens(
         make = partial(_described, downsample=downsample, settings=settings, tokens=sizes["block_size"] + 1 - length)
         used["first_stage"] = _with_weights(FIRST_STAGE, states, opened.get("first_stage"), make)
         first = used["first_stage"].description["model_args"]
-        settings |= _clip_of_tokens(content.args, first["downsample"], options)
-        _require(settings, ("num_frames", "resolution", "n_head"))
-        condition, classes = _condition(said, content.args, sizes["vocabulary"] - first["n_codes"])
+        settings |= clip_of_tokens(content.args, first["downsample"], options)
+        require(settings, ("num_frames", "resolution", "n_head"))
+        condition, classes = condition_and_classes(said, content.args, sizes["vocabulary"] - first["n_codes"])
         arguments = {name: sizes[name] for name in ("n_layer", "n_embd")}
         arguments |= {"channels": first["channels"], "dim_category": classes, **settings}
         if interpolates:
@@ -508,7 +358,7 @@ def split_vqgan(state: State, at: str = "") -> dict[str, dict[str, Tensor]]:
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         part = next(part for part in reversed(VQGAN_PARTS) if key.startswith(part.prefix))
-        if not _UNUSED.fullmatch(key):
+        if not UNUSED.fullmatch(key):
             found.setdefault(part.prefix, {})[key.removeprefix(part.prefix)] = value
     if AUTOENCODER_PART.prefix not in found:
         raise UserError(f"lacks {at}encoder.conv_first.conv.weight")
@@ -630,7 +480,7 @@ def _described(
         tokens: of a clip.
     """
     levels = sizes.pop("levels")
-    _require(settings, ("num_frames", "resolution"))
+    require(settings, ("num_frames", "resolution"))
     clip = {name: settings[name] for name in ("num_frames", "resolution")}
     if downsample is None:
         downsample = _deduced(levels, tokens, clip["num_frames"], clip["resolution"], settings.get("latent_stride", 1))
@@ -651,7 +501,7 @@ def _deduced(levels: int, tokens: int, num_frames: int, resolution: int, stride:
 
 def _audio_tokens(stage: Stage, settings: Mapping[str, Any]) -> int:
     """Tokens of the spectrogram that belongs to a clip."""
-    _require(settings, ("num_frames",))
+    require(settings, ("num_frames",))
     arguments = stage.description["model_args"]
     size = (settings["num_frames"], arguments["resolution"], arguments["width"] or arguments["resolution"])
     return math.prod(whole // factor for whole, factor in zip(size, arguments["downsample"], strict=True))
@@ -723,7 +573,7 @@ def _attention(state: State, args: Mapping[str, Any], block: int) -> tuple[int, 
 
     Where it has none the arguments say it.
     """
-    masks = {key: value for key, value in state.items() if _MASK.fullmatch(key)}
+    masks = {key: value for key, value in state.items() if MASK.fullmatch(key)}
     said = args.get("n_unmasked")
     if said is not None and (type(said) is not int or not 0 <= said <= block):
         raise UserError(f"args.n_unmasked {shown(said)}: must be a whole number from 0 to {block}")
@@ -760,184 +610,3 @@ def _check_levels(downsample: Any, levels: int, name: str) -> None:
     check_value(name, downsample, whole_numbers(3))
     if max(downsample) != 2**levels:
         raise UserError(f"{name} {shown(downsample)}: the weights have {levels} levels, so the largest is {2**levels}")
-
-
-# Arguments of the official command line ------------------------------------------------------------------------------
-
-TEXT_LENGTH = 256
-TEXT_VOCABULARY = 49408
-
-VQGAN_SIZES = {
-    "image_channels": "channels",
-    "n_hiddens": "n_hiddens",
-    "embedding_dim": "embedding_dim",
-    "n_codes": "n_codes",
-    "norm_type": "norm",
-    "disc_channels": "disc_channels",
-    "disc_layers": "disc_layers",
-}
-"""Official argument -> ours, of what the shapes say too."""
-
-TRANSFORMER_SIZES = {"block_size": "block_size", "n_layer": "n_layer", "n_embd": "n_embd"}
-"""As :data:`VQGAN_SIZES`."""
-
-VQGAN_SETTINGS: dict[str, tuple[str, Rule]] = {
-    "downsample": ("downsample", whole_numbers(3)),
-    "resolution": ("resolution", whole(1)),
-    "padding_type": ("padding", one_of("replicate", "constant", "reflect", "circular")),
-    "no_random_restart": ("random_restart", TRUTH),
-    "restart_thres": ("restart_threshold", WEIGHT),
-    "discriminator_iter_start": ("disc_start", whole(0)),
-    "disc_loss_type": ("disc_loss", one_of("hinge", "vanilla")),
-    "image_gan_weight": ("image_gan_weight", WEIGHT),
-    "video_gan_weight": ("video_gan_weight", WEIGHT),
-    "l1_weight": ("l1_weight", WEIGHT),
-    "gan_feat_weight": ("gan_feat_weight", WEIGHT),
-    "perceptual_weight": ("perceptual_weight", WEIGHT),
-    "lr": ("learning_rate", RATE),
-}
-"""Official argument -> ours, and what it must be."""
-
-TRANSFORMER_SETTINGS: dict[str, tuple[str, Rule]] = {
-    "resolution": ("resolution", whole(1)),
-    "n_head": ("n_head", whole(1)),
-    "sample_every_n_latent_frames": ("latent_stride", whole(0)),
-}
-MORE_SETTINGS: dict[str, tuple[str, Rule]] = {"pkeep": ("keep_probability", SHARE)}
-OPTIONS = {
-    "downsample": whole_numbers(3),
-    "num_frames": whole(1),
-    "resolution": whole(1),
-    "width": whole(1),
-    "n_head": whole(1),
-    "learning_rate": RATE,
-    "sampler": one_of("consistent", "official"),
-}
-SWITCHES = ("vtokens", "image_folder", "accumulate_grad_batches", "class_cond_dim", "sos_token")
-"""Official arguments that are asked whether they are true, or equal to something, before anything else."""
-EXAMPLES = {"downsample": "[4,8,8]", "num_frames": "16", "resolution": "128", "n_head": "16"}
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """Options that are not None, checked."""
-    given = {name: value for name, value in options.items() if value is not None}
-    for name, value in given.items():
-        check_value(name, value, OPTIONS[name])
-    return given
-
-
-def _require(settings: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    """Check that the file, or an option, says what it must."""
-    missing = [name for name in names if name not in settings]
-    if missing:
-        hint = " ".join(f"{name}={EXAMPLES[name]}" for name in missing)
-        raise UserError(f"does not say {', '.join(missing)}; give it, for example {hint}")
-
-
-def _settings(args: Mapping[str, Any], names: Mapping[str, tuple[str, Rule]], prefix: str = "args.") -> dict[str, Any]:
-    """Arguments of the model that official ones say."""
-    found: dict[str, Any] = {}
-    for theirs, (ours, rule) in names.items():
-        if theirs in args:
-            check_value(f"{prefix}{theirs}", args[theirs], rule)
-            found[ours] = args[theirs]
-    if "random_restart" in found:
-        found["random_restart"] = not found["random_restart"]
-    if found.get("padding") == "constant":
-        found["padding"] = "zero"
-    if "latent_stride" in found:
-        found["latent_stride"] = max(1, found["latent_stride"])
-    return found
-
-
-def vqgan_settings(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the autoencoder that official ones say, beside those that follow from shapes.
-
-    Raises:
-        UserError: one cannot be.
-    """
-    return {**_settings(args, VQGAN_SETTINGS), **_clip(args)}
-
-
-def _clip(args: Mapping[str, Any]) -> dict[str, int]:
-    """Frames of a clip: the official argument counts those of the source, but for folders of images."""
-    if "sequence_length" not in args or args.get("vtokens"):
-        return {}
-    check_value("args.sequence_length", args["sequence_length"], whole(1))
-    every = args.get("sample_every_n_frames", 1)
-    check_value("args.sample_every_n_frames", every, whole(1))
-    return {"num_frames": args["sequence_length"] if args.get("image_folder") else args["sequence_length"] // every}
-
-
-def _clip_of_tokens(args: Mapping[str, Any], downsample: Any, options: Mapping[str, Any]) -> dict[str, int]:
-    """Size of a clip of a model of stored tokens, whose official arguments count latents."""
-    if not args.get("vtokens"):
-        return {}
-    names = {
-        "num_frames": "sequence_length",
-        "resolution": "spatial_length" if "spatial_length" in args else "resolution",
-    }
-    found = {}
-    for (ours, theirs), factor in zip(names.items(), downsample, strict=False):
-        if theirs in args and ours not in options:
-            check_value(f"args.{theirs}", args[theirs], whole(1))
-            found[ours] = args[theirs] * factor
-    return found
-
-
-def _rate(args: Mapping[str, Any]) -> dict[str, float]:
-    """The learning rate that the official script makes of its arguments, where they are all there."""
-    names = {"base_lr": RATE, "batch_size": whole(1), "gpus": whole(1)}
-    if any(args.get(name) is None for name in names):
-        return {}
-    for name, rule in names.items():
-        check_value(f"args.{name}", args[name], rule)
-    accumulated = args.get("accumulate_grad_batches") or 1
-    check_value("args.accumulate_grad_batches", accumulated, whole(1))
-    return {"learning_rate": args["base_lr"] * args["batch_size"] * args["gpus"] * accumulated}
-
-
-def condition_of(args: Mapping[str, Any], more: Mapping[str, Any]) -> str | None:
-    """What official arguments say that videos are made from, in our words; None where they say nothing.
-
-    Args:
-        args: the official command line.
-        more: the other hyper-parameters.
-
-    Raises:
-        UserError: they name nothing that the official code has, or another start token.
-    """
-    if more.get("sos_token", 0) != 0:
-        raise UserError(f"sos_token {shown(more['sos_token'])}: must be 0, the start token of every tats here")
-    key, free = more.get("cond_stage_key", args.get("cond_stage_key")), args.get("unconditional")
-    if key is None and free is None:
-        return None
-    if free is not None:
-        check_value("args.unconditional", free, TRUTH)
-    if key in ("stft", "text"):
-        return {"stft": "audio", "text": "text"}[key]
-    if free:
-        return "none"
-    if key != "label":
-        raise UserError(f"cond_stage_key {shown(key)}: must be one of label, text, stft")
-    return "label"
-
-
-def _condition(said: str | None, args: Mapping[str, Any], extra: int) -> tuple[str, int]:
-    """What videos are made from, and the number of classes.
-
-    Args:
-        said: by the file, or None.
-        args: official arguments.
-        extra: tokens that are no codes.
-    """
-    if said is None:
-        said = {0: "none", TEXT_VOCABULARY: "text"}.get(extra, "label")
-    right = {"none": 0, "text": TEXT_VOCABULARY}.get(said)
-    if extra < 0 or (right is not None and extra != right) or (said == "label" and extra < 1):
-        raise UserError(f"has {extra} tokens more than codes, which does not fit condition {said!r}")
-    if said != "label":
-        return said, 0
-    if args.get("class_cond_dim") not in (None, extra):
-        raise UserError(f"args.class_cond_dim is {shown(args['class_cond_dim'])}, but the weights have {extra} classes")
-    return said, extra
