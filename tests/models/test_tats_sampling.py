@@ -415,7 +415,7 @@ def test_long_videos_are_decoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     parts: list[int] = []
     decode = model.first_stage.decode
     monkeypatch.setattr(model.first_stage, "decode", lambda codes: parts.append(codes.shape[1]) or decode(codes))
-    monkeypatch.setattr("vidgen.models.tats.transformer.CHUNK", 3)
+    monkeypatch.setattr("vidgen.models.tats.token_model.CHUNK", 3)
     torch.testing.assert_close(model.sample(2, num_frames=22, seed=5), expected, rtol=0, atol=1e-6)
     assert len(parts) == 4, "3 latents at once, of 11"
 
@@ -468,7 +468,7 @@ def test_a_decoder_that_needs_the_whole_video_does_not_stream(mixing: str, chang
     assert refusal(model.stream, num_frames=4, total_frames=7) == message
     assert model.lookahead_frames is None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vidgen.models.tats.transformer.CHUNK", 1)
+        patch.setattr("vidgen.models.tats.token_model.CHUNK", 1)
         assert torch.equal(model.sample(1, num_frames=7), whole)
 
 

@@ -21,7 +21,8 @@ from vidgen.models.checks import check_classes, check_label, check_one_of, check
 from vidgen.models.stages import fill
 from vidgen.models.tats.gpt import GPT, interpolation_mask
 from vidgen.models.tats.sampling import Choice, interpolate
-from vidgen.models.tats.transformer import TATS, TokenModel, check_choice, check_transformer
+from vidgen.models.tats.token_model import TokenModel, check_choice, check_transformer
+from vidgen.models.tats.transformer import TATS
 from vidgen.registry import MODELS
 
 
