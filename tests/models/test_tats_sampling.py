@@ -28,6 +28,7 @@ from vidgen.models.tats.transformer import TATS
 from vidgen.seeding import NoiseStream, derive_seed, draw_numbered
 
 VARIANTS = TATS.small_variants()
+VARIANTS["table"] |= {"num_frames": 8, "position_table": (4, 3, 3)}
 BETWEEN = TATSInterpolation.small_variants()
 CODES, SIZE = 11, 4
 OPTIONS: dict[str, Any] = {"top_k": 7, "top_p": 0.9, "temperature": 1.3}

@@ -21,6 +21,7 @@ from vidgen.models.tats.transformer import TATS
 from vidgen.models.tats.vqgan import TATSVQGAN
 
 VARIANTS = TATS.small_variants()
+VARIANTS["table"] |= {"num_frames": 8, "position_table": (4, 3, 3)}
 SMALL = VARIANTS["default"]
 BETWEEN = TATSInterpolation.small_variants()["default"]
 CODES, LATENT = 11, 4

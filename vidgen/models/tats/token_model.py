@@ -23,6 +23,7 @@ from vidgen.models.checks import (
     check_one_of,
     check_positive,
 )
+from vidgen.models.optimizers import fused_on_cpu
 from vidgen.models.stages import Earlier, fill, open_stage
 from vidgen.models.tats.autoencoder import VideoAutoencoder
 from vidgen.models.tats.gpt import GPT
@@ -224,6 +225,7 @@ class TokenModel(LikelihoodModel):
             ],
             lr=self.learning_rate,
             betas=self.betas,
+            fused=fused_on_cpu(self.transformer.parameters()),
         )
 
     def cross_entropy(self, logits: Tensor, target: Tensor, counted: Tensor | None = None) -> LossTerms:

@@ -243,7 +243,7 @@ class TATS(TokenModel):
             },
             "audio": {**small, "condition": "audio", "audio_stage": spectrograms},
             "keys": {**small, "latent_stride": 2, "num_frames": 16, "reads": "tokens"},
-            "table": {**small, "reads": "tokens", "position_table": (4, 3, 3)},
+            "table": {**small, "reads": "tokens", "num_frames": 16, "position_table": (8, 3, 3)},
         }
 
     def _example(self, key: str, number: int, noise: NoiseStream, frames: int) -> Tensor:

@@ -38,6 +38,7 @@ from vidgen.models.checks import (
     check_one_of,
     check_positive,
 )
+from vidgen.models.optimizers import fused_on_cpu
 from vidgen.models.tats.autoencoder import Reconstruction, VideoAutoencoder, laid_out
 from vidgen.models.tats.discriminators import PatchDiscriminator
 from vidgen.models.tats.networks import GROUPS, PADDINGS
@@ -337,7 +338,10 @@ class TATSVQGAN(AdversarialModel):
         """Adam for the autoencoder and Adam for both discriminators."""
         discriminators = [*self.image_discriminator.parameters(), *self.video_discriminator.parameters()]
         groups = {"autoencoder": list(self.autoencoder.parameters()), "discriminator": discriminators}
-        return {name: Adam(parameters, lr=self.learning_rate, betas=self.betas) for name, parameters in groups.items()}
+        return {
+            name: Adam(parameters, lr=self.learning_rate, betas=self.betas, fused=fused_on_cpu(parameters))
+            for name, parameters in groups.items()
+        }
 
     def setup(self, stage: str) -> None:
         """Load the weights of LPIPS before training.
