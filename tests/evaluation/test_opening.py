@@ -36,6 +36,19 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_of_a_config_with_stages_a_model_gets_the_data_that_train_it(layouts, tmp_path):
+    config = tmp_path / "stages.yaml"
+    config.write_text(
+        f"data: {{name: frame_strips, root: {layouts}/strips, resolution: {SIDE}, num_frames: 4}}\n"
+        "stages:\n"
+        "  first: {model: {name: tats_vqgan}}\n"
+        "  second: {model: {name: tats}, data: {num_frames: 2}}\n"
+        "  third: {model: {name: tats}, data: {num_frames: 3}}\n"
+    )
+    for model, frames in ((None, 4), ("tats_vqgan", 4), ("tats", 2), ("mocogan", 4)):
+        assert open_videos(str(config), "--context", model=model)[0].spec.num_frames == frames
+
+
 KINDS = {
     "strips": "frame_strips",
     "videos": "video_folder",

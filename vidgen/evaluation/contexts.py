@@ -178,5 +178,6 @@ def open_contexts(
         remedy = "say with --observed N how many of the frames it is given"
         remedy = remedy if reads_when_told(model) else "leave it out"
         raise UserError(f"--context: {MODELS.name_of(type(model))} samples from a seed alone; {remedy}")
-    dataset, native = open_videos(place, "--context", needed=frames_for(model, about))
+    name = MODELS.name_of(type(model))
+    dataset, native = open_videos(place, "--context", needed=frames_for(model, about), model=name)
     return Contexts(dataset, model, place, native=native, keywords=keywords)

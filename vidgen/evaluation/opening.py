@@ -38,6 +38,7 @@ def open_videos(
     resolution: int | None = None,
     overrides: Iterable[str] = (),
     needed: Mapping[str, Any] | None = None,
+    model: str | None = None,
 ) -> tuple[VideoDataset, bool]:
     """The videos that a user means.
 
@@ -50,6 +51,8 @@ def open_videos(
         overrides: ``key=value`` for the config, or for the data set that was found (``name=frame_folder``).
         needed: settings of the data set that whoever uses the videos asks for, unless the user says otherwise; a
             config says otherwise.
+        model: registry name of a model that they are for: of a config with stages, the data of the one that trains it
+            are meant, else those of the first.
 
     Returns:
         The data set, and whether its frames are to be taken in their own sizes.
@@ -61,7 +64,9 @@ def open_videos(
     size = {} if resolution is None else {"resolution": resolution}
     if Path(place).suffix.lower() in (".yaml", ".yml"):
         try:
-            return dataset_of(with_data(compose(place, [f"data.{text}" for text in overrides]), size)), False
+            config = with_data(compose(place, [f"data.{text}" for text in overrides]), size)
+            stages = [name for name, part in config.stages if model and (part.get("model") or {}).get("name") == model]
+            return dataset_of(config, stages[0] if stages else None), False
         except UserError as error:
             raise UserError(f"{option} {place}: {str(error).removeprefix(f'{place}: ')}") from None
     try:

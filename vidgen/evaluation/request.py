@@ -22,7 +22,7 @@ from vidgen.media import Rounding
 from vidgen.metrics.base import PREFERRED_FRAMES, FeatureMetric, PairedMetric, Side, VideoMetric
 from vidgen.metrics.video_distances import PUBLISHED_NUM_VIDEOS
 from vidgen.models.base import VideoModel
-from vidgen.registry import METRICS
+from vidgen.registry import METRICS, MODELS
 
 _FOR_ALL = {"protocol": "--protocol", "num_frames": "--num-frames", "stride": "--stride", "precision": "--precision",
             "compile": "--compile", "weights": "--weights"}  # fmt: skip
@@ -193,7 +193,8 @@ def _open_real(request: Request, metrics: Sequence[VideoMetric], overrides: Sequ
         raise UserError(f"--real: {names} needs no real videos; leave it out")
     if request.real:
         wanted = trained.wants() if trained else {}
-        return open_videos(request.real, "--real", request.resolution, overrides, wanted)
+        name = MODELS.name_of(type(trained.model)) if trained else None
+        return open_videos(request.real, "--real", request.resolution, overrides, wanted, name)
     if not needed or trained is None:
         return None
     text = trained.about.get("config")
