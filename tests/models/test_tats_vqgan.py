@@ -452,6 +452,17 @@ def test_distances_stay_in_float32_under_bfloat16() -> None:
     assert found.counts.dtype == found.embeddings.dtype == torch.float32
 
 
+def test_long_videos_are_compared_with_the_codes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, z = codebook(), latents()
+    whole = found.nearest(z)
+    monkeypatch.setattr("vidgen.models.tats.codebook.MOST_ROWS", 7)
+    sizes: list[int] = []
+    addmm = torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda a, b, c, **more: sizes.append(len(b)) or addmm(a, b, c, **more))
+    assert torch.equal(found.nearest(z), whole)
+    assert max(sizes) == 7 and sum(sizes) == whole.numel() > 7
+
+
 def test_half_precision_leaves_the_codebook_alone() -> None:
     model = TATSVQGAN(**SMALL).to(torch.bfloat16).train()
     found = model.autoencoder.codebook
