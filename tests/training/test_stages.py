@@ -119,3 +119,71 @@ def test_a_killed_chain_goes_on_at_the_right_stage(
     for stage, iteration in (("coder", 4), ("prior", 5)):
         one, two = (torch.load(last(out, stage, iteration), weights_only=True) for out in ("whole", "broken"))
         assert_same(one, two, skip={"loops"})
+
+
+TATS = """\
+seed: 3
+data: {name: moving_shapes, resolution: 8, num_frames: 4, num_videos: 8, batch_size: 2}
+trainer: {max_steps: 1, accelerator: cpu, enable_progress_bar: false}
+log: {num_samples: 2}
+stages:
+  vqgan:
+    model:
+      {name: tats_vqgan, resolution: 8, num_frames: 4, n_hiddens: 2, downsample: [2, 4, 4], embedding_dim: 3,
+       n_codes: 5, disc_channels: 2, disc_layers: 1, perceptual_weight: 0}
+  keys:
+    model: {name: tats, first_stage: "${checkpoint:vqgan}", resolution: 8, num_frames: 8, latent_stride: 2, n_layer: 1,
+            n_head: 2, n_embd: 8}
+    data: {num_frames: 8}
+  between:
+    model: {name: tats_interpolation, first_stage: "${checkpoint:vqgan}", keys: "${checkpoint:keys}", resolution: 8,
+            num_frames: 6, gap: 2, n_layer: 1, n_head: 2, n_embd: 8}
+    data: {num_frames: 6}
+"""
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "stages.keys.model.n_embd=9",
+            "stage keys: model.n_embd 9: must be a multiple of n_head, 2",
+        ),
+        (
+            "stages.keys.data.num_frames=4",
+            "stage keys: model.num_frames: is 8, but the data has num_frames 4; make them equal",
+        ),
+        (
+            "stages.between.model.channels=1",
+            "stage between: model.channels 1: the first stage was trained on 3; make them equal",
+        ),
+        (
+            "stages.between.data.resolution=16",
+            "stage between: model.resolution: is 8, but the data has resolution 16; make them equal",
+        ),
+    ],
+)
+def test_what_a_later_stage_refuses_is_said_before_the_first_is_trained(
+    capsys: pytest.CaptureFixture[str], folder: Path, word: str, message: str
+) -> None:
+    (folder / "chain.yaml").write_text(TATS)
+    assert fit("run", word) == 2
+    assert capsys.readouterr().err == f"vidgen: error: {message}\n"
+    assert not Path("run/vqgan").exists()
+
+
+def test_a_chain_of_three_stages_is_trained_and_its_end_checked_when_it_is_resumed(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    (folder / "chain.yaml").write_text(TATS)
+    assert fit("run") == 0
+    for stage in ("keys", "between"):
+        last("run", stage, 1).unlink()
+    capsys.readouterr()
+    assert fit("run", "--resume", "auto", "stages.between.data.num_frames=4") == 2
+    assert capsys.readouterr().err == (
+        "vidgen: error: stage between: model.num_frames: is 6, but the data has num_frames 4; make them equal\n"
+    )
+    assert not last("run", "keys", 1).exists()
+    assert fit("run", "--resume", "auto") == 0
+    assert last("run", "between", 1).exists()

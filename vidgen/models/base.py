@@ -47,7 +47,8 @@ class VideoModel(pl.LightningModule):
     original: ClassVar[str] = ""
     """Repository of the official code and its licence."""
     stages: ClassVar[tuple[str, ...]] = ()
-    """Stages trained one after the other, where a paper has several."""
+    """Stages trained one after the other, where a paper has several. Their constructors take the description of an
+    earlier one in place of its checkpoint, see :mod:`vidgen.models.stages`."""
     ema_modules: ClassVar[tuple[str, ...]] = ()
     """Names of the submodules that an exponential moving average covers."""
 

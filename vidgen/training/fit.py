@@ -27,6 +27,7 @@ from vidgen.media import write_video
 from vidgen.models.base import AdversarialModel, Batch, VideoModel
 from vidgen.models.stages import is_described
 from vidgen.registry import MODELS
+from vidgen.training.chain import check_later_stages
 from vidgen.training.checkpoints import RunCheckpoints, SafeCheckpointIO, checkpoints_in
 from vidgen.training.curves import draw_curves
 from vidgen.training.ema import ModuleAverage
@@ -72,13 +73,16 @@ def fit(stages: Sequence[RunConfig], out: Path, resume: str | None = None, init_
     Raises:
         UserError: data and model do not fit, a file cannot be read or written, a loss is NaN, …
     """
-    result = FitResult(None, 0)
+    result, checked = FitResult(None, 0), False
     for number, run in enumerate(stages):
         folder = stage_dir(out, run.stage)
         checkpoint = _where_to_resume(run, folder, resume)
         if len(stages) > 1 and checkpoint is not None and _is_finished(run, checkpoint):
             result = FitResult(checkpoint, int(run.trainer["max_steps"]))
             continue
+        if not checked:
+            check_later_stages(stages, number, out)
+            checked = True
         start = init_from if number == 0 and init_from else (Path(run.init_from) if run.init_from else None)
         result = fit_stage(run, folder, checkpoint, start)
         if result.stopped_by is not None:

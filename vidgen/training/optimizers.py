@@ -1,4 +1,4 @@
-"""Optimisers as other frameworks compute them."""
+"""Optimisers as other frameworks compute them, and how those of torch step."""
 
 from __future__ import annotations
 
@@ -56,3 +56,12 @@ def _correct_epsilon(optimizer: Optimizer, *_: Any) -> None:
     for group in optimizer.param_groups:
         group["steps"] += 1
         group["eps"] = group["uncorrected_eps"] / (1 - group["betas"][1] ** group["steps"]) ** 0.5
+
+
+def fused_on_cpu(parameters: Iterable[nn.Parameter]) -> bool | None:
+    """``fused`` for Adam and AdamW: on CPUs their default is a loop over the parameters, on GPUs it is fast already.
+
+    Args:
+        parameters: all that are optimised.
+    """
+    return True if all(parameter.device.type == "cpu" for parameter in parameters) else None

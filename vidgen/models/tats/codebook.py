@@ -91,9 +91,9 @@ class Codebook(nn.Module):
 
     @property
     def is_initialised(self) -> bool:
-        """Whether a batch has set the codes, or a file."""
+        """Whether a batch has set the codes, or a file. On the meta device nobody can know, and it is taken so."""
         if self._initialised is None:
-            self._initialised = bool(self.initialised)
+            self._initialised = self.initialised.is_meta or bool(self.initialised)
         return self._initialised
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:

@@ -23,7 +23,6 @@ from vidgen.models.checks import (
     check_one_of,
     check_positive,
 )
-from vidgen.models.optimizers import fused_on_cpu
 from vidgen.models.stages import Earlier, fill, open_stage
 from vidgen.models.tats.autoencoder import VideoAutoencoder
 from vidgen.models.tats.gpt import GPT
@@ -31,6 +30,7 @@ from vidgen.models.tats.sampling import Choice, Uniform
 from vidgen.models.tats.streaming import Standing, advance_stream
 from vidgen.models.tats.vqgan import ORIGINAL, PAPER, STAGES, TATSVQGAN, check_downsample
 from vidgen.seeding import NoiseStream, derive_seed, draw_numbered
+from vidgen.training.optimizers import fused_on_cpu
 
 CHUNK = 32
 """Latents that are decoded at once in a longer video."""
@@ -183,7 +183,8 @@ class TokenModel(LikelihoodModel):
 
     def _check_tokens(self, encoding: Mapping[str, Any]) -> None:
         network, first = encoding.get("network"), self.first_stage
-        same = not network or network == first.encoder_fingerprint()
+        unknown = not network or first.project.weight.is_meta  # a stage that is yet to be trained
+        same = unknown or network == first.encoder_fingerprint()
         if (encoding.get("num_codes"), encoding.get("stride")) != (first.n_codes, first.downsample[0]) or not same:
             raise UserError(
                 "model.first_stage: is not what the data was encoded by; name that, or encode the data with this one"

@@ -38,11 +38,11 @@ from vidgen.models.checks import (
     check_one_of,
     check_positive,
 )
-from vidgen.models.optimizers import fused_on_cpu
 from vidgen.models.tats.autoencoder import Reconstruction, VideoAutoencoder, laid_out
 from vidgen.models.tats.discriminators import PatchDiscriminator
 from vidgen.models.tats.networks import GROUPS, PADDINGS
 from vidgen.registry import MODELS
+from vidgen.training.optimizers import fused_on_cpu
 
 if TYPE_CHECKING:
     from vidgen.data.encoding import Encoding
