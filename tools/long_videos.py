@@ -175,7 +175,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         leak = [f"{100 * result['time_leak'][kind]:.1f} %" for kind in KINDS]
         lines.append("| " + " | ".join([name, *leak, *(f"{value:.2f}" for value in result["fvd"])]) + " |")
     chance = next(iter(results.values()))["time_leak"]["chance"]
-    return "\n".join([*lines, "", f"Chance names the time of {100 * chance:.0f} % of the latents."])
+    return "\n".join([*lines, "", f"Chance names the time of {100 * chance:g} % of the latents."])
 
 
 def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
