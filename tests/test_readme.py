@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -19,6 +21,7 @@ from tests.data.strips import random_frames
 from tests.interop.legacy_file import LegacyFile
 from tests.interop.svg_file import official_states, official_svg, uncounted
 from tests.interop.torch7_file import Official, Torch7File
+from vidgen.cli.main import main
 from vidgen.models.svg import SVG
 from vidgen.models.vgan import VGAN
 
@@ -39,7 +42,17 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def vidgen(folder: Path, *arguments: str) -> str:
-    """Run one command in a folder and expect success."""
+    """Run one command in a folder, in this process, and expect success; what it prints."""
+    printed, complaints, path = io.StringIO(), io.StringIO(), list(sys.path)
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complaints):
+        status = main(list(arguments))
+    sys.path[:] = path
+    assert status == 0, f"{shlex.join(arguments)}\n{complaints.getvalue()}"
+    return printed.getvalue()
+
+
+def vidgen_process(folder: Path, *arguments: str) -> str:
+    """The same in a process of its own, which may import what lies in the folder."""
     done = subprocess.run(
         [sys.executable, "-m", "vidgen", *arguments],
         cwd=folder,
@@ -109,9 +122,11 @@ def test_own_model_trains_and_samples_as_written(clone: Path) -> None:
     assert len(lines) <= 40
     (clone / "my_model.py").write_text(code)
     fit = command("vidgen fit --config configs/quickstart.yaml model=")
-    vidgen(clone, *fit, *SMALL[2:], "--out", "run")
+    vidgen_process(clone, *fit, *SMALL[2:], "--out", "run")
     checkpoint = "run/checkpoints/iteration_00000003.ckpt"
-    vidgen(clone, "sample", "--ckpt", checkpoint, "--model", "my_model.TinyGAN", "--num", "2", "--out", "samples")
+    vidgen_process(
+        clone, "sample", "--ckpt", checkpoint, "--model", "my_model.TinyGAN", "--num", "2", "--out", "samples"
+    )
     assert (clone / "samples" / "000001.mp4").is_file()
 
 

@@ -32,6 +32,15 @@ every_variant_with_one_optimiser = pytest.mark.parametrize(
 )
 
 
+def first_variants_and_slow_others() -> list[Any]:
+    """Every variant, of which all but the first of a model are slow."""
+    firsts = dict(reversed(variants()))
+    return [
+        pytest.param(name, variant, marks=() if firsts[name] == variant else pytest.mark.slow)
+        for name, variant in variants()
+    ]
+
+
 @every_variant
 def test_two_half_batches_equal_one_full_batch(name: str, variant: str, pair: ProcessPair) -> None:
     single = train_on_rank(name, variant, 5)
@@ -240,7 +249,7 @@ def test_nan_stops_the_run_with_iteration_term_and_last_checkpoint(name: str, va
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == [good.name]
 
 
-@every_variant
+@pytest.mark.parametrize(("name", "variant"), first_variants_and_slow_others())
 @torch._functorch.config.patch(donated_buffer=False)  # as `compile: true` does
 def test_compiled_networks_train_like_eager_ones(name: str, variant: str) -> None:
     eager, compiled = build(name, variant), build(name, variant)

@@ -111,7 +111,12 @@ def newest(folder: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("model", "processes"), [("mocogan", 1), ("mocogan", 2), pytest.param("svg", 2, marks=pytest.mark.slow)]
+    ("model", "processes"),
+    [
+        pytest.param("mocogan", 1, marks=pytest.mark.slow),
+        ("mocogan", 2),
+        pytest.param("svg", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_and_terminated_run_equals_uninterrupted(tmp_path: Path, model: str, processes: int) -> None:
     config = write_config(tmp_path, model, processes)
