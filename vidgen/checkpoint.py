@@ -74,6 +74,21 @@ def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     return payload
 
 
+def read_trained(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What a checkpoint or a folder written by ``vidgen export`` says of itself, its weights, and averages of some.
+
+    Raises:
+        UserError: it is missing, damaged or of another kind.
+    """
+    if path.is_dir():
+        from vidgen.export import read_export
+
+        exported = read_export(path)
+        return exported, exported["state_dict"], {}
+    payload = read_checkpoint(path)
+    return payload["vidgen"], payload["state_dict"], payload.get("ema", {})
+
+
 def describe_model(model: VideoModel, spec: DataSpec | None = None, **more: Any) -> dict[str, Any]:
     """The ``vidgen`` entry of a checkpoint: what is needed to build the model again, in plain values."""
     from vidgen import __version__
@@ -123,14 +138,7 @@ def load(
         UserError: the file is missing, damaged, foreign, or of a class that is not known here.
     """
     path = Path(path)
-    if path.is_dir():
-        from vidgen.export import read_export
-
-        payload: dict[str, Any] = read_export(path)
-        about, weights, average = payload, payload["state_dict"], {}
-    else:
-        payload = read_checkpoint(path)
-        about, weights, average = payload["vidgen"], payload["state_dict"], payload.get("ema", {})
+    about, weights, average = read_trained(path)
     built = build_from(about, path, model)
     weights = {**weights, **average} if ema else weights
     missing, extra = built.load_state_dict(weights, strict=False)

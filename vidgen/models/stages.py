@@ -49,7 +49,7 @@ def open_stage(name: str, stage: Stage, wanted: str) -> Earlier:
     Raises:
         UserError: there is no such checkpoint, it is damaged, or of another model.
     """
-    from vidgen.checkpoint import known_class, plain, read_checkpoint
+    from vidgen.checkpoint import known_class, plain, read_trained
 
     weights = None
     if isinstance(stage, Mapping):
@@ -59,15 +59,8 @@ def open_stage(name: str, stage: Stage, wanted: str) -> Earlier:
         where = Path(name)
     else:
         where = Path(stage)
-        if where.is_dir():
-            from vidgen.export import read_export
-
-            about = read_export(where)
-            weights = about["state_dict"]
-        else:
-            payload = read_checkpoint(where)
-            about = payload["vidgen"]
-            weights = {**payload["state_dict"], **payload.get("ema", {})}
+        about, raw, average = read_trained(where)
+        weights = {**raw, **average}
     if about.get("model") != wanted:
         raise UserError(f"model.{name}: {where} holds a {about.get('model')!r}, needed is a {wanted!r}")
     model = known_class(wanted, where)

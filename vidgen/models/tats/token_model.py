@@ -158,8 +158,7 @@ class TokenModel(LikelihoodModel):
         Raises:
             UserError: they do not; the message names the config key.
         """
-        if not self.first_stage.codebook.is_initialised:
-            raise UserError("model.first_stage: was never trained; train it first, or name its checkpoint")
+        check_trained("first_stage", self.first_stage)
         encoding = spec.encoding or {}
         held = encoding.get("key", "video")
         if self.reads != held:
@@ -312,6 +311,20 @@ class TokenModel(LikelihoodModel):
             parts.append(frames)
             made += frames.shape[2]
         return torch.cat(parts, 2) if len(parts) > 1 else parts[0].contiguous()
+
+
+def check_trained(name: str, stage: VideoAutoencoder) -> None:
+    """Check that an earlier stage has learned its codes.
+
+    Args:
+        name: argument that names the stage.
+        stage: what is kept of it.
+
+    Raises:
+        UserError: it has not.
+    """
+    if not stage.codebook.is_initialised:
+        raise UserError(f"model.{name}: was never trained; train it first, or name its checkpoint")
 
 
 def check_equal_stage(channels: int, found: int) -> None:

@@ -34,7 +34,7 @@ from vidgen.models.checks import (
 from vidgen.models.tats.autoencoder import VideoAutoencoder
 from vidgen.models.tats.gpt import GPT
 from vidgen.models.tats.sampling import Choice, slide, slide_densely
-from vidgen.models.tats.token_model import TokenModel, check_choice, check_transformer
+from vidgen.models.tats.token_model import TokenModel, check_choice, check_trained, check_transformer
 from vidgen.models.tats.vqgan import TATSVQGAN
 from vidgen.registry import MODELS
 from vidgen.seeding import NoiseStream
@@ -206,8 +206,7 @@ class TATS(TokenModel):
                 raise UserError("model.condition 'audio': needs sound, but the data has none; set data.audio")
             check_equal("audio_stage", list(self.audio_size[1:]), list(spec.audio_size), "sound of size")
             assert self.audio_stage is not None
-            if not self.audio_stage.codebook.is_initialised:
-                raise UserError("model.audio_stage: was never trained; train it first, or name its checkpoint")
+            check_trained("audio_stage", self.audio_stage)
         full = (spec.encoding or {}).get("full_shape", self.latent_shape[1:])
         if self.transformer.table is not None and any(
             place < size for place, size in zip(self.transformer.table.shape[2:4], full, strict=True)
